@@ -1,0 +1,193 @@
+"""Executions over Ray: finds, activates and follows the owner of each.
+
+Reads need no actor. A start goes to the least loaded actor, and when that does not
+answer in time it is recorded in the store, from where the Supervisor's sweep takes it.
+A signal goes to the execution's owner, or to an actor that becomes it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+import ray
+
+from actors import bootstrap, fleet, names
+from actors.courier import ActorLost, Courier
+from actors.directory import Directory
+from actors.host import Redirect
+from actors.plans import PlanCache
+from actors.port import SignalRequest, StartRequest
+from actors.recorder import record_start
+from actors.settings import Settings
+from actors.watcher import Watcher
+from runtime.errors import JamjetError, NotFound, OutcomeUnknown, Overloaded
+from runtime.store.port import TERMINAL_STATUSES, Store
+
+log = logging.getLogger("jamjet.client")
+
+START_WITHIN_S = 0.5
+SIGNAL_WITHIN_S = 5.0
+HOPS_MAX = 3
+PAUSE_S = 0.05
+SUPERVISOR_CHECK_S = 2.0
+
+
+class RayExecutions:
+    """The ``Executions`` of an installation, for one API replica."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._sender = secrets.token_hex(8)
+        self._plans = PlanCache(store.system)
+        self._directory = Directory(store.system)
+        self._watcher = Watcher()
+        self._couriers: dict[str, Courier] = {}
+        self._followed: dict[str, asyncio.Task[None]] = {}
+        self._owners: dict[str, str] = {}
+        """The last known owner's actor name, by execution; only ever a guess."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Start following the actors."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(JamjetError):
+            await self._directory.refresh()
+        self._tasks = [
+            loop.create_task(self._directory.keep_fresh()),
+            loop.create_task(self._keep_following()),
+            loop.create_task(self._keep_supervisor()),
+        ]
+
+    async def close(self) -> None:
+        """Stop following; requests under way are left to end."""
+        running = [*self._tasks, *self._followed.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    # --- Executions -----------------------------------------------------------------------------
+
+    async def start(self, request: StartRequest) -> None:
+        """See ``actors.port.Executions.start``."""
+        if self._directory.backlog >= self._settings.backlog_max:
+            raise Overloaded("too many executions wait to be taken up", retry_after_s=2)
+        courier = self._least_loaded() if request.isolation == "shared" else None
+        if courier is not None:
+            try:
+                await asyncio.wait_for(courier.send(request), START_WITHIN_S)
+            except (TimeoutError, ActorLost, OutcomeUnknown) as error:
+                log.info("recording %s itself: %s", request.execution_id, type(error).__name__)
+            else:
+                self._owners[request.execution_id] = courier.name
+                return
+        await record_start(self._store, self._plans, request)
+        if request.isolation == "dedicated":
+            fleet.dedicated_actor(self._settings, request.execution_id, request.resources)
+
+    async def signal(self, request: SignalRequest) -> dict[str, Any]:
+        """See ``actors.port.Executions.signal``."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SIGNAL_WITHIN_S
+        hint = self._owners.get(request.execution_id)
+        hops = 0
+        while (left := until - loop.time()) > 0:
+            courier = self._courier(hint) if hint else await self._locate(request.execution_id)
+            hint = None
+            if courier is None:
+                await asyncio.sleep(PAUSE_S)
+                continue
+            try:
+                answer = await asyncio.wait_for(courier.send(request), left)
+            except Redirect as redirect:
+                hops += 1
+                owner = redirect.fields.get("owner")
+                hint = names.actor_of(owner) if owner and hops <= HOPS_MAX else None
+                self._owners.pop(request.execution_id, None)
+                await asyncio.sleep(0 if hint else PAUSE_S)
+            except ActorLost:
+                self._owners.pop(request.execution_id, None)
+                self._couriers.pop(courier.name, None)
+                await asyncio.sleep(PAUSE_S)
+            except TimeoutError:
+                break
+            else:
+                return answer
+        raise OutcomeUnknown(
+            "no owner answered: outcome unknown, repeat with the same Idempotency-Key",
+            retry_after_s=1,
+        )
+
+    async def changed(
+        self, execution_id: str, *, after: int, timeout_s: float, settled: bool = False
+    ) -> None:
+        """See ``actors.port.Executions.changed``."""
+        await self._watcher.changed(execution_id, after=after, timeout_s=timeout_s, settled=settled)
+
+    # --- finding actors -------------------------------------------------------------------------
+
+    async def _locate(self, execution_id: str) -> Courier | None:
+        """The owner's courier, or one to an actor that will activate the execution."""
+        stored = await self._store.system.stored_execution(execution_id)
+        if stored is None:
+            raise NotFound(f"execution {execution_id}")
+        row = stored.row
+        await self._directory.refresh()
+        if row.owner is not None and self._directory.is_alive(row.owner):
+            return self._courier(names.actor_of(row.owner))
+        if row.isolation != "dedicated" or row.status in TERMINAL_STATUSES:
+            return self._least_loaded()
+        resources = msgspec.json.decode(row.resources) if row.resources else None
+        handle = fleet.dedicated_actor(self._settings, execution_id, resources)
+        return Courier(names.dedicated_execution_actor(execution_id), handle, self._sender)
+
+    def _least_loaded(self) -> Courier | None:
+        best: Courier | None = None
+        best_load = 0
+        for row in self._directory.takers():
+            courier = self._courier(row.name)
+            if courier is None:
+                continue
+            load = row.live + courier.outstanding
+            if best is None or load < best_load:
+                best, best_load = courier, load
+        return best
+
+    def _courier(self, name: str) -> Courier | None:
+        courier = self._couriers.get(name)
+        if courier is not None:
+            return courier
+        try:
+            handle = ray.get_actor(name, namespace=self._settings.namespace)
+        except ValueError:
+            return None
+        courier = self._couriers[name] = Courier(name, handle, self._sender)
+        return courier
+
+    # --- upkeep ---------------------------------------------------------------------------------
+
+    async def _keep_following(self) -> None:
+        """One long call to each actor that may own executions."""
+        while True:
+            wanted = self._directory.owners()
+            for name in self._followed.keys() - wanted:
+                self._followed.pop(name).cancel()
+            for name in wanted - self._followed.keys():
+                courier = self._courier(name)
+                if courier is not None:
+                    follow = self._watcher.follow(courier.handle)
+                    self._followed[name] = asyncio.get_running_loop().create_task(follow)
+            await asyncio.sleep(PAUSE_S * 4)
+
+    async def _keep_supervisor(self) -> None:
+        """Start the Supervisor anew if it is missing."""
+        while True:
+            try:
+                ray.get_actor(names.SUPERVISOR, namespace=self._settings.namespace)
+            except ValueError:
+                log.warning("the supervisor is missing: starting it")
+                bootstrap.ensure_supervisor(self._settings)
+            await asyncio.sleep(SUPERVISOR_CHECK_S)

@@ -1,0 +1,277 @@
+"""The ExecutionActor: a host in a Ray actor.
+
+``shared`` actors have many seats; a ``dedicated`` one has a single execution, is named
+after it, has its resources, runs its functions in its own process tree, and leaves when
+the execution passivates.
+
+A call that returns has committed what it says. A call that fails may have: repeat it
+with the same ids. The constructor returns at once and recovers in the background,
+from the store alone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+
+from actors import names, wire
+from actors.clock import DatabaseClock
+from actors.functions.caller import PooledFunctions
+from actors.host import ExecutionHost
+from actors.plans import PlanCache
+from actors.runner import Runner
+from actors.settings import Settings
+from runtime.errors import JamjetError, Unavailable
+from runtime.store import open_store
+from runtime.store.port import ExecutorRow, Store
+
+log = logging.getLogger("jamjet.execution")
+
+BEAT_S = 1.0
+ANSWER_WITHIN_S = 0.1
+"""A batch is answered when all of it is, or after this with what is; the rest is asked for."""
+MOVES_KEPT_MAX = 20_000
+LATE_ANSWERS_MAX = 10_000
+
+
+class ExecutionActor:
+    """See the module. ``execution_id`` is given to a dedicated actor only."""
+
+    def __init__(self, settings: dict[str, Any], name: str, execution_id: str | None = None) -> None:
+        self._settings = Settings.from_dict(settings)
+        self._name = name
+        self._execution_id = execution_id
+        self._state = "active" if execution_id else "spare"
+        self._store: Store | None = None
+        self._host: ExecutionHost | None = None
+        self._functions: PooledFunctions | None = None
+        self._clock = DatabaseClock()
+        self._moves = _Moves()
+        self._late: dict[tuple[str, int], asyncio.Task[wire.Answer]] = {}
+        self._ready: asyncio.Future[ExecutionHost] = asyncio.get_event_loop().create_future()
+        self._life = asyncio.get_event_loop().create_task(self._live())
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    async def deliver(self, batch: bytes) -> bytes:
+        """Handle a batch of starts and signals; answers as ``list[wire.Answer]``."""
+        host = await asyncio.shield(self._ready)
+        delivery = wire.decode_delivery(batch)
+        tasks: dict[int, asyncio.Task[wire.Answer]] = {}
+        for number, start in delivery.starts:
+            tasks[number] = _spawn_answer(number, lambda start=start: _start(host, start))  # type: ignore[misc]
+        for number, signal in delivery.signals:
+            tasks[number] = _spawn_answer(number, lambda signal=signal: host.signal(signal))  # type: ignore[misc]
+        await asyncio.wait(tasks.values(), timeout=ANSWER_WITHIN_S)
+        return wire.encode([self._answer(delivery.sender, number, task) for number, task in tasks.items()])
+
+    async def answer(self, sender: str, number: int) -> bytes:
+        """The answer to a request that was still pending when its batch was answered."""
+        task = self._late.get((sender, number))
+        if task is None:
+            raise KeyError(number)
+        answer = await asyncio.shield(task)
+        self._late.pop((sender, number), None)
+        return wire.encode([answer])
+
+    async def watch(self, cursor: int, timeout_s: float) -> bytes:
+        """Wait until something has moved since ``cursor`` (-1: from now on), at most ``timeout_s``."""
+        host = await asyncio.shield(self._ready)
+        await self._moves.wait_past(cursor, timeout_s)
+        return wire.encode(self._moves.since(cursor, live=host.live))
+
+    async def activate(self, execution_ids: list[str]) -> list[str]:
+        """Take these over; returns those for which there was no room."""
+        host = await asyncio.shield(self._ready)
+        return await host.activate(execution_ids)
+
+    async def promote(self) -> None:
+        """A spare takes work from now on."""
+        await asyncio.shield(self._ready)
+        if self._state == "spare":
+            self._state = "active"
+            await self._beat()
+
+    async def retire(self) -> None:
+        """Hand everything over and take no more work. The caller then ends the actor."""
+        host = await asyncio.shield(self._ready)
+        self._state = "draining"
+        await host.release()
+        assert self._store is not None
+        await self._store.system.mark_dead((host.incarnation,))
+
+    async def describe(self) -> dict[str, Any]:
+        host = await asyncio.shield(self._ready)
+        return {
+            "name": self._name,
+            "incarnation": host.incarnation,
+            "pid": os.getpid(),
+            "live": host.live,
+            "state": self._state,
+        }
+
+    async def leave(self) -> None:
+        """End this actor for good."""
+        ray.actor.exit_actor()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """Boot, then beat and reconcile until the process ends."""
+        host = await self._boot()
+        self._ready.set_result(host)
+        if self._execution_id is not None:
+            await host.activate([self._execution_id])
+        while True:
+            await asyncio.sleep(BEAT_S if self._execution_id is None or host.live else BEAT_S / 5)
+            try:
+                await self._upkeep(host)
+            except JamjetError as error:
+                log.warning("no heartbeat: %s", error)
+            except Exception:
+                log.exception("upkeep broke")
+            if self._execution_id is not None and not host.live:
+                await self._exit(host)
+                return
+
+    async def _boot(self) -> ExecutionHost:
+        settings = self._settings
+        self._store = await _patiently(lambda: open_store(settings.database_url, migrate=False))
+        context = ray.get_runtime_context()
+        if self._execution_id is None:
+            self._functions = PooledFunctions.on_node(settings, context.get_node_id())
+        else:
+            self._functions = PooledFunctions.in_process(settings)
+        incarnation = names.incarnation(self._name, secrets.token_hex(4))
+        host = ExecutionHost(
+            incarnation=incarnation,
+            store=self._store,
+            plans=PlanCache(self._store.system),
+            runner=Runner(self._functions),
+            clock=self._clock,
+            chance=random.random,
+            env=settings.env,
+            seats_max=1 if self._execution_id else settings.live_max,
+            on_moved=self._moves.add,
+        )
+        await self._register(host, context.get_node_id())
+        return host
+
+    async def _register(self, host: ExecutionHost, node_id: str) -> None:
+        assert self._store is not None
+        sent_at = asyncio.get_running_loop().time()
+        row = ExecutorRow(
+            incarnation=host.incarnation,
+            name=self._name,
+            node=node_id,
+            pid=os.getpid(),
+            isolation="dedicated" if self._execution_id else "shared",
+            capacity=host.seats_max,
+            live=0,
+            state="active" if self._state == "active" else "spare",
+            started_at=0,
+            heartbeat_at=0,
+        )
+        system = self._store.system
+        self._clock.learn(await _patiently(lambda: system.register_executor(row)))
+        host.beat(sent_at)
+
+    async def _upkeep(self, host: ExecutionHost) -> None:
+        await self._beat()
+        await host.reconcile()
+
+    async def _beat(self) -> None:
+        """One heartbeat. A life that was declared dead ends: Ray starts the next one."""
+        assert self._store is not None
+        host = self._ready.result()
+        sent_at = asyncio.get_running_loop().time()
+        now = await self._store.system.heartbeat(host.incarnation, live=host.live, state=self._state)
+        if now is None:
+            log.error("%s was declared dead: ending this process", host.incarnation)
+            os._exit(1)
+        self._clock.learn(now)
+        host.beat(sent_at)
+
+    async def _exit(self, host: ExecutionHost) -> None:
+        """A dedicated actor whose execution has passivated leaves, and frees its resources."""
+        assert self._store is not None
+        await host.close()
+        with contextlib.suppress(JamjetError):
+            await self._store.system.mark_dead((host.incarnation,))
+        if self._functions is not None:
+            await self._functions.close()
+        await self._store.close()
+        ray.get_runtime_context().current_actor.leave.remote()
+
+    def _answer(self, sender: str, number: int, task: asyncio.Task[wire.Answer]) -> wire.Answer:
+        if task.done():
+            return task.result()
+        self._late[sender, number] = task
+        while len(self._late) > LATE_ANSWERS_MAX:
+            self._late.pop(next(iter(self._late)))
+        return wire.Answer(number=number, code=wire.PENDING)
+
+
+async def _start(host: ExecutionHost, request: Any) -> dict[str, Any]:
+    await host.start(request)
+    return {}
+
+
+def _spawn_answer(number: int, ask: Callable[[], Awaitable[dict[str, Any]]]) -> asyncio.Task[wire.Answer]:
+    async def answer() -> wire.Answer:
+        try:
+            return wire.success(number, await ask())
+        except Exception as error:
+            return wire.failure(number, error)
+
+    return asyncio.get_running_loop().create_task(answer())
+
+
+async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask the store until it answers: an actor that boots has nothing else to do."""
+    delay_s = 0.1
+    while True:
+        try:
+            return await ask()
+        except Unavailable as error:
+            log.warning("waiting for the store: %s", error)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 2.0)
+
+
+class _Moves:
+    """The latest moves of a host's executions, numbered, and those who wait for the next one."""
+
+    def __init__(self) -> None:
+        self._moves: deque[tuple[str, int, bool]] = deque(maxlen=MOVES_KEPT_MAX)
+        self._count = 0
+        self._woken = asyncio.Event()
+
+    def add(self, execution_id: str, sequence: int, settled: bool) -> None:
+        self._moves.append((execution_id, sequence, settled))
+        self._count += 1
+        self._woken.set()
+
+    async def wait_past(self, cursor: int, timeout_s: float) -> None:
+        if 0 <= cursor < self._count:
+            return
+        self._woken.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), timeout_s)
+
+    def since(self, cursor: int, *, live: int) -> wire.Moves:
+        if cursor < 0 or cursor > self._count:
+            return wire.Moves(cursor=self._count, reset=True, live=live)
+        missed = self._count - cursor
+        kept = list(self._moves)[-missed:] if missed else []
+        latest = {move[0]: move for move in kept}
+        return wire.Moves(
+            cursor=self._count, moves=list(latest.values()), reset=missed > len(kept), live=live
+        )

@@ -1,0 +1,123 @@
+"""The ``FunctionCaller`` of an owner: turns attempts of nodes into calls of functions."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from actors import names
+from actors.functions.call import FunctionCall
+from actors.functions.host import FunctionHost, LocalHost
+from actors.functions.node_worker import NodeWorkerHost
+from actors.functions.pool import FunctionPool
+from actors.functions.process import FunctionSettings
+from actors.runner import FunctionFailed
+from actors.settings import Settings
+from runtime.effects import RunNode
+from runtime.errors import Unavailable
+from runtime.graph import JoinNode, PythonFnNode
+
+NEVER_RETRIED = ("not_allowed", "import_error", "value_rejected", "worker_crashed")
+"""Classes that another attempt cannot mend."""
+LOOKUP_S = 30.0
+
+
+def function_settings(settings: Settings) -> FunctionSettings:
+    """What an installation's function processes may run."""
+    folders = (settings.python_path,) if settings.python_path else ()
+    return FunctionSettings(folders=folders, modules=settings.python_modules, env_names=settings.function_env)
+
+
+class PooledFunctions:
+    """Calls functions through a pool, which is made at the first use (or by ``warm``)."""
+
+    def __init__(self, make_host: Callable[[], FunctionHost]) -> None:
+        self._make_host = make_host
+        self._pool: FunctionPool | None = None
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    def in_process(cls, settings: Settings) -> "PooledFunctions":
+        """Children of this very process: what it is given in resources holds for them."""
+        return cls(lambda: LocalHost(function_settings(settings)))
+
+    @classmethod
+    def on_node(cls, settings: Settings, node_id: str) -> "PooledFunctions":
+        """Children of the node's ``NodeWorker``."""
+
+        def make() -> FunctionHost:
+            handle = ray.get_actor(names.node_worker(node_id), namespace=settings.namespace)
+            return NodeWorkerHost(handle)
+
+        return cls(make)
+
+    async def warm(self) -> None:
+        """Have a process ready before the first call wants it."""
+        with contextlib.suppress(Unavailable):
+            await (await self._ready_pool()).start()
+
+    async def call(
+        self, effect: RunNode, node: PythonFnNode | JoinNode, *, tenant_id: str
+    ) -> tuple[Any, dict[str, Any] | None]:
+        """Make one attempt; returns (output, state patch).
+
+        Raises:
+            FunctionFailed: with the class of what went wrong.
+        """
+        try:
+            pool = await self._ready_pool()
+            result = await pool.run(_call(effect, node, tenant_id), node.timeout_ms)
+        except Unavailable as error:
+            raise FunctionFailed(error.detail, "worker_lost") from error
+        if result.ok:
+            output = result.result if node.output_key is not None else result.patch
+            return output, result.patch if node.output_key is None else None
+        error_class = result.error_class or "unknown"
+        retryable = False if error_class in NEVER_RETRIED else None
+        raise FunctionFailed(result.error or error_class, error_class, retryable=retryable)
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def _ready_pool(self) -> FunctionPool:
+        async with self._lock:
+            if self._pool is None:
+                self._pool = FunctionPool(await _looked_up(self._make_host))
+            return self._pool
+
+
+async def _looked_up(make: Callable[[], FunctionHost]) -> FunctionHost:
+    """The node's worker may be about to be started: wait for it a while."""
+    until = asyncio.get_running_loop().time() + LOOKUP_S
+    while True:
+        try:
+            return make()
+        except ValueError as error:
+            if asyncio.get_running_loop().time() > until:
+                raise Unavailable(f"no function worker on this node: {error}") from error
+        await asyncio.sleep(0.2)
+
+
+def _call(effect: RunNode, node: PythonFnNode | JoinNode, tenant_id: str) -> FunctionCall:
+    assert node.module is not None
+    assert node.function is not None
+    rendered = effect.input if isinstance(effect.input, dict) else {}
+    kwargs: dict[str, Any] | None = None
+    args: list[Any] | None = None
+    if isinstance(node, JoinNode):
+        args = rendered.get("args")
+    elif node.input_mapping is not None:
+        kwargs = rendered
+    return FunctionCall(
+        module=node.module,
+        function=node.function,
+        key=effect.key,
+        tenant_id=tenant_id,
+        mode="merge" if node.output_key is None else "set",
+        state=effect.state,
+        args=args,
+        kwargs=kwargs,
+    )

@@ -1,0 +1,87 @@
+"""The actor that holds one node's children, and how owners on that node ask it for them."""
+
+import asyncio
+import os
+from typing import Any
+
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError
+
+from actors.functions.host import Child, LocalHost
+from actors.functions.process import FunctionSettings
+from runtime.errors import JamjetError, Unavailable
+
+ATTEMPTS = 8
+ATTEMPT_S = 5.0
+PAUSE_S = 0.5
+
+
+class NodeWorker:
+    """Runs as a Ray actor on each node. Calls do not pass through it: owners talk to its children.
+
+    Its children die with it. A restarted one starts empty; owners see their sockets close and ask again.
+    A ``spawn`` whose answer is lost leaves a child that ends by itself, because nobody connects to it.
+    """
+
+    def __init__(self, settings: FunctionSettings) -> None:
+        self._host = LocalHost(settings)
+
+    async def spawn(self) -> dict[str, Any]:
+        """Start a child: ``{"generation", "socket", "pid"}``. It belongs to the caller alone.
+
+        Raises:
+            Unavailable: it could not be started.
+        """
+        child = await self._host.spawn()
+        return {"generation": child.generation, "socket": child.socket, "pid": child.pid}
+
+    async def kill(self, generation: str) -> None:
+        """End a child and what it started; one that is unknown is gone already."""
+        await self._host.kill(generation)
+
+    async def describe(self) -> dict[str, Any]:
+        """``{"pid", "children": [{"generation", "pid"}]}``."""
+        children = [{"generation": child.generation, "pid": child.pid} for child in self._host.children()]
+        return {"pid": os.getpid(), "children": children}
+
+    async def close(self) -> None:
+        """End all children."""
+        await self._host.close()
+
+
+class NodeWorkerHost:
+    """A ``FunctionHost`` that asks the ``NodeWorker`` of this node; rides out its restarts."""
+
+    def __init__(self, handle: "ActorHandle[Any]") -> None:
+        self._handle = handle
+        self._spawned: set[str] = set()
+
+    async def spawn(self) -> Child:
+        child = Child(**await self._ask("spawn"))
+        self._spawned.add(child.generation)
+        return child
+
+    async def kill(self, generation: str) -> None:
+        self._spawned.discard(generation)
+        await self._ask("kill", generation)
+
+    async def close(self) -> None:
+        """End the children that were started through this handle; others' are left alone."""
+        await asyncio.gather(*map(self.kill, list(self._spawned)), return_exceptions=True)
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        """Call the actor; both its methods may be called twice without harm."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(PAUSE_S)
+            try:
+                return await asyncio.wait_for(getattr(self._handle, method).remote(*args), ATTEMPT_S)
+            except (RayActorError, TimeoutError) as error:
+                problem: Exception = error
+            except RayError as error:
+                # Ray wraps what the method raised in a class made on the spot.
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, JamjetError):
+                    raise cause from error
+                problem = error
+        raise Unavailable(f"the node's worker did not answer {method!r}: {problem}") from problem

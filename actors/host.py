@@ -1,0 +1,665 @@
+"""The execution host: what an ExecutionActor is, without Ray.
+
+A host owns executions. Each one it owns has a *seat*: the folded state, a mailbox,
+and the tasks of its running nodes. A seat handles one batch of signals at a time:
+
+    signals -> decide -> journal.commit (fenced) -> state -> perform effects
+
+Nothing is performed, answered or shown before its turn is committed. A seat whose
+turn is fenced is dropped: somebody else owns the execution, and his log is the truth.
+
+The host is a plain class on one event loop, made of a store, a clock and a runner, so
+that tests and the simulation drive it without processes.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from actors.plans import PlanCache
+from actors.port import KeyTaken, SignalRequest, StartRequest
+from actors.seat import Decided, Mail, Seat, answer_all, next_batch, refuse_all
+from runtime import jsonvalue
+from runtime import signals as sg
+from runtime.effects import RunNode, StopNode
+from runtime.errors import BadRequest, JamjetError, NotFound, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.events import encode_event, event_type
+from runtime.machine import Moment, decide
+from runtime.plan import Plan
+from runtime.state import (
+    ExecutionState,
+    encode_state,
+    has_work,
+    is_terminal,
+    new_state,
+    status_of,
+    wake_at,
+)
+from runtime.store.history import fold_stored
+from runtime.store.port import (
+    EventRow,
+    Fence,
+    IdempotencyRecord,
+    NewExecution,
+    Outcome,
+    Store,
+    StoredExecution,
+    Turn,
+    encode_resources,
+)
+
+log = logging.getLogger("jamjet.host")
+
+PASSIVATE_AFTER_MS = 10_000
+"""An execution that only waits, and for longer than this, gives up its owner."""
+LEASE_DOUBTFUL_S = 3.0
+"""After so long without an acknowledged heartbeat, the fence is read before an effect."""
+PARKED_STATES_MAX = 2_000
+"""States of just passivated executions that are kept, to wake them without reading the log."""
+SNAPSHOT_TAIL_BYTES_MIN = 16 * 1024
+STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Redirect(JamjetError):
+    """Not ours: ``fields['owner']`` is who has it, or None."""
+
+    code = "redirect"
+
+
+class Clock(Protocol):
+    def now(self) -> int: ...
+
+
+class NodeRunner(Protocol):
+    """Makes one attempt of a node. Cancelling the call stops the attempt."""
+
+    async def run(self, effect: RunNode, *, tenant_id: str) -> sg.NodeSucceeded | sg.NodeErrored: ...
+
+
+class ExecutionHost:
+    """Owns executions, decides and commits their turns, and performs what follows.
+
+    ``start`` and ``signal`` return only what is durable. After any error they may be
+    repeated with the same ids: a repeat is answered from the log.
+
+    Args:
+        incarnation: this life's name, ``{actor name}#{random}``, as the store has it.
+        seats_max: how many executions it holds; further starts are only recorded.
+        spawn: runs a coroutine as a task; the simulation passes its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        incarnation: str,
+        store: Store,
+        plans: PlanCache,
+        runner: NodeRunner,
+        clock: Clock,
+        chance: Callable[[], float],
+        env: dict[str, str] | None = None,
+        seats_max: int = 5_000,
+        on_moved: Callable[[str, int, bool], None] = lambda execution_id, sequence, settled: None,
+    ) -> None:
+        self.incarnation = incarnation
+        self.seats_max = seats_max
+        self._store = store
+        self._plans = plans
+        self._runner = runner
+        self._clock = clock
+        self._chance = chance
+        self._env = env or {}
+        self._on_moved = on_moved
+        self._seats: dict[str, Seat] = {}
+        self._activating: dict[str, asyncio.Future[Seat]] = {}
+        self._parked: OrderedDict[str, tuple[str, int, ExecutionState]] = OrderedDict()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._beat_at = 0.0
+        self.draining = False
+
+    # --- what others ask ------------------------------------------------------------------------
+
+    @property
+    def live(self) -> int:
+        """How many executions have a seat."""
+        return len(self._seats)
+
+    @property
+    def full(self) -> bool:
+        return self.draining or len(self._seats) >= self.seats_max
+
+    async def start(self, request: StartRequest) -> None:
+        """Make the start durable. When it is full, the start is recorded for whoever has room.
+
+        Raises:
+            KeyTaken, Unavailable, OutcomeUnknown, NotFound
+        """
+        plan = await self._plans.get(request.tenant_id, request.workflow_id, request.workflow_version)
+        seat = self._seats.get(request.execution_id)
+        if seat is None:
+            seat = self._seat_for_start(request, plan)
+        if seat.started is not None:
+            # A repeat of a start that is under way waits for the same turn.
+            await asyncio.shield(seat.started)
+
+    def _seat_for_start(self, request: StartRequest, plan: Plan) -> Seat:
+        record_only = self.full or request.isolation == "dedicated"
+        seat = Seat(request.tenant_id, plan, new_state(request.execution_id, plan), epoch=0)
+        seat.new = NewExecution(
+            workflow_id=request.workflow_id,
+            workflow_version=request.workflow_version,
+            isolation=request.isolation,
+            resources=encode_resources(request.resources),
+            created_at=self._clock.now(),
+        )
+        seat.started = asyncio.get_running_loop().create_future()
+        self._seats[request.execution_id] = seat
+        signal = sg.StartExecution(input=request.input, isolation=request.isolation, only_record=record_only)
+        self._put(seat, Mail(signal, seat.started, request.idempotency))
+        return seat
+
+    async def signal(self, request: SignalRequest) -> dict[str, Any]:
+        """Decide and commit one signal; the answer is what the sender is told.
+
+        Raises:
+            NotFound, Conflict, BadRequest, KeyTaken, Redirect, Unavailable, OutcomeUnknown
+        """
+        seat = self._seats.get(request.execution_id)
+        if seat is None:
+            seat = await self._activate(request.execution_id, request.tenant_id)
+        if seat.tenant_id != request.tenant_id:
+            raise NotFound(f"execution {request.execution_id}")
+        answer = await self._post(
+            seat, request.signal, idempotency=request.idempotency, deadline=request.deadline
+        )
+        return {"execution_id": request.execution_id, **answer}
+
+    async def activate(self, execution_ids: list[str]) -> list[str]:
+        """Take over executions that nobody drives; returns those for which there was no room."""
+        refused = [execution_id for execution_id in execution_ids if self.full]
+        wanted = [e for e in execution_ids if e not in refused and e not in self._seats]
+        await asyncio.gather(*(self._try_activate(execution_id) for execution_id in wanted))
+        return refused
+
+    # --- upkeep ---------------------------------------------------------------------------------
+
+    def beat(self, sent_at: float) -> None:
+        """A heartbeat that was sent at ``sent_at`` (the event loop's clock) is acknowledged."""
+        self._beat_at = max(self._beat_at, sent_at)
+
+    async def reconcile(self) -> None:
+        """Load what the store says is ours, and drop what it says is not."""
+        asked_at = asyncio.get_running_loop().time()
+        owned = await self._store.system.owned_by(self.incarnation)
+        for execution_id in owned.keys() - self._seats.keys():
+            await self._try_activate(execution_id, only_ours=True)
+        for seat in list(self._seats.values()):
+            settled_before = seat.taken and not seat.pumping and seat.committed_at < asked_at
+            if settled_before and seat.execution_id not in owned:
+                log.warning("dropped %s: the store says that it is not ours", seat.execution_id)
+                self._drop(seat)
+
+    async def release(self) -> None:
+        """Give every execution back: for a host that is asked to go. New work is refused."""
+        self.draining = True
+        for seat in list(self._seats.values()):
+            self._drop(seat)
+
+    async def close(self) -> None:
+        """Stop everything in memory. What is committed stays for the next owner."""
+        self.draining = True
+        for seat in list(self._seats.values()):
+            self._drop(seat)
+        pending = [task for task in self._tasks if not task.done()]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    # --- activation -----------------------------------------------------------------------------
+
+    async def _try_activate(self, execution_id: str, *, only_ours: bool = False) -> None:
+        try:
+            await self._activate(execution_id, None, only_ours=only_ours)
+        except JamjetError as error:
+            log.info("not activated %s: %s", execution_id, error)
+
+    async def _activate(self, execution_id: str, tenant_id: str | None, *, only_ours: bool = False) -> Seat:
+        """Seat an execution, and post what recovery is due. Concurrent callers share one load."""
+        loading = self._activating.get(execution_id)
+        if loading is None:
+            loading = asyncio.get_running_loop().create_future()
+            self._activating[execution_id] = loading
+            try:
+                seat = await self._load(execution_id, tenant_id, only_ours=only_ours)
+            except BaseException as error:
+                loading.set_exception(error if isinstance(error, JamjetError) else Unavailable(str(error)))
+                loading.exception()
+                raise
+            else:
+                loading.set_result(seat)
+            finally:
+                del self._activating[execution_id]
+            return seat
+        return await asyncio.shield(loading)
+
+    async def _load(self, execution_id: str, tenant_id: str | None, *, only_ours: bool) -> Seat:
+        parked = self._parked.pop(execution_id, None)
+        if parked is not None and not only_ours:
+            owner_tenant, epoch, state = parked
+            plan = await self._plans.get(owner_tenant, state.workflow_id, state.workflow_version)
+            return self._seated(Seat(owner_tenant, plan, state, epoch))
+        stored = await self._store.system.stored_execution(execution_id)
+        if stored is None or (tenant_id is not None and stored.row.tenant_id != tenant_id):
+            raise NotFound(f"execution {execution_id}")
+        row = stored.row
+        if only_ours and row.owner != self.incarnation:
+            raise Redirect("not ours any more", owner=row.owner)
+        if row.owner not in (None, self.incarnation) and not await self._is_gone(row.owner):
+            raise Redirect(f"execution {execution_id} is owned by {row.owner}", owner=row.owner)
+        plan = await self._plans.get(row.tenant_id, row.workflow_id, row.workflow_version)
+        seat = Seat(row.tenant_id, plan, fold_stored(stored, plan), row.owner_epoch)
+        seat.tail_bytes = sum(len(event.data) for event in stored.tail)
+        seat.snapshot_bytes = len(stored.snapshot or "")
+        seat.unmeasured_bytes = seat.tail_bytes + seat.snapshot_bytes
+        return self._seated(seat)
+
+    def _seated(self, seat: Seat) -> Seat:
+        if is_terminal(seat.state):
+            # It answers by its state, but nobody needs to own it.
+            return seat
+        present = self._seats.get(seat.execution_id)
+        if present is not None:
+            return present
+        self._seats[seat.execution_id] = seat
+        self._put(seat, Mail(sg.Recover()))
+        return seat
+
+    async def _is_gone(self, incarnation: str | None) -> bool:
+        executors = await self._store.system.executors()
+        return all(executor.incarnation != incarnation or executor.gone for executor in executors)
+
+    # --- the mailbox ----------------------------------------------------------------------------
+
+    async def _post(
+        self,
+        seat: Seat,
+        signal: sg.Signal,
+        *,
+        idempotency: IdempotencyRecord | None = None,
+        deadline: int = 0,
+    ) -> dict[str, Any]:
+        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._put(seat, Mail(signal, reply, idempotency, deadline))
+        return await reply
+
+    def _put(self, seat: Seat, mail: Mail) -> None:
+        seat.mailbox.append(mail)
+        if not seat.pumping:
+            seat.pumping = True
+            self._spawn(self._pump(seat))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _pump(self, seat: Seat) -> None:
+        """Handle what is in the mailbox, one batch and so one turn at a time, until it is empty."""
+        batch: list[Mail] = []
+        try:
+            while seat.mailbox and not seat.dropped:
+                batch = next_batch(seat.mailbox)
+                await self._take_turn(seat, batch)
+        except Exception as error:
+            log.exception("a turn of %s broke; it will be loaded again", seat.execution_id)
+            refuse_all(batch, OutcomeUnknown(f"internal error: {type(error).__name__}"))
+            self._drop(seat)
+        finally:
+            seat.pumping = False
+            if seat.dropped:
+                refuse_all(seat.mailbox, Redirect("the execution moved away", owner=None))
+
+    async def _take_turn(self, seat: Seat, batch: list[Mail]) -> None:
+        decisions = self._decide(seat, batch)
+        state = decisions[-1][1].state if decisions else seat.state
+        events = [event for _, decision in decisions for event in decision.events]
+        is_first_of_ours = not seat.taken and not is_terminal(seat.state)
+        if not events and not (is_first_of_ours and decisions):
+            answer_all(decisions)
+            return
+        turn = self._turn(seat, state, decisions)
+        try:
+            outcome = await self._commit(turn)
+        except ValueRejected as error:
+            self._reject_value(seat, batch, error)
+            return
+        except Unavailable as error:
+            await self._put_back(seat, batch, error)
+            return
+        if outcome is Outcome.COMMITTED:
+            self._committed(seat, turn, decisions)
+            answer_all(decisions)
+        elif outcome is Outcome.KEY_TAKEN:
+            self._key_taken(seat, batch)
+        else:
+            await self._fenced(seat, batch)
+
+    def _decide(self, seat: Seat, batch: list[Mail]) -> Decided:
+        """Decide the batch in order, each on the state that the one before leaves."""
+        state = seat.state
+        decisions: Decided = []
+        for mail in batch:
+            now = self._clock.now()
+            if mail.deadline and now > mail.deadline:
+                mail.refuse(OutcomeUnknown("the signal came too late to be taken"))
+                continue
+            moment = Moment(now, self._chance(), self._env)
+            try:
+                decision = decide(seat.plan, state, self._measured(seat, mail.signal), moment)
+            except JamjetError as error:
+                mail.refuse(error)
+                continue
+            state = decision.state
+            decisions.append((mail, decision))
+        return decisions
+
+    def _measured(self, seat: Seat, signal: sg.Signal) -> sg.Signal:
+        """Have the state measured when what was added since the last time could be too much."""
+        if isinstance(signal, sg.NodeSucceeded) and seat.unmeasured_bytes > jsonvalue.STATE_BYTES_MAX // 2:
+            seat.unmeasured_bytes = len(msgspec.json.encode(seat.state.data)) // 2
+            return msgspec.structs.replace(signal, check_size=True)
+        return signal
+
+    # --- the turn -------------------------------------------------------------------------------
+
+    def _turn(self, seat: Seat, state: ExecutionState, decisions: Decided) -> Turn:
+        rows: list[EventRow] = []
+        for _, decision in decisions:
+            first = decision.state.sequence - len(decision.events) + 1
+            for number, event in enumerate(decision.events):
+                rows.append(
+                    EventRow(
+                        first + number,
+                        event_type(event),
+                        event.node_id,
+                        encode_event(event),
+                        decision.state.updated_at,
+                    )
+                )
+        keyed = next((mail for mail, _ in decisions if mail.idempotency is not None), None)
+        now = self._clock.now()
+        next_wake = wake_at(state)
+        runnable = has_work(state)
+        passive = not runnable and (next_wake is None or next_wake > now + PASSIVATE_AFTER_MS)
+        unplaced = seat.new is not None and _only_recorded(decisions)
+        tail_bytes = seat.tail_bytes + sum(len(row.data) for row in rows)
+        wants_snapshot = (passive and not unplaced) or tail_bytes > max(
+            seat.snapshot_bytes, SNAPSHOT_TAIL_BYTES_MIN
+        )
+        return Turn(
+            tenant_id=seat.tenant_id,
+            execution_id=seat.execution_id,
+            expected_epoch=seat.epoch,
+            expected_sequence=seat.state.sequence,
+            new=seat.new,
+            owner=None if passive or unplaced else self.incarnation,
+            owner_epoch=seat.epoch if seat.taken or unplaced else seat.epoch + 1,
+            sequence=state.sequence,
+            status=status_of(state),
+            runnable=runnable,
+            wake_at=next_wake,
+            steps=state.steps,
+            error=state.failure.error if state.failure is not None else None,
+            updated_at=state.updated_at or now,
+            completed_at=state.completed_at,
+            events=tuple(rows),
+            snapshot=encode_state(state) if wants_snapshot else None,
+            idempotency=None if keyed is None else self._filled(seat, keyed, decisions),
+        )
+
+    def _filled(self, seat: Seat, keyed: Mail, decisions: Decided) -> IdempotencyRecord | None:
+        """The record with the answer that a repeat will get."""
+        record = keyed.idempotency
+        if record is None or record.body:
+            return record
+        answer = next(decision.answer for mail, decision in decisions if mail is keyed)
+        body = jsonvalue.encode({"execution_id": seat.execution_id, **answer}).decode()
+        return msgspec.structs.replace(record, body=body)
+
+    async def _commit(self, turn: Turn) -> Outcome:
+        """Commit, and find out what became of it if the answer was lost (DESIGN: unknown outcomes)."""
+        while True:
+            try:
+                return await self._store.journal.commit(turn)
+            except OutcomeUnknown:
+                fence = await self._read_fence(turn.execution_id)
+            if fence == Fence(turn.owner, turn.owner_epoch, turn.sequence) and await self._is_logged(turn):
+                return Outcome.COMMITTED
+            if (fence is None and turn.new is None) or (fence is not None and not _stands_at(fence, turn)):
+                return Outcome.FENCED
+
+    async def _is_logged(self, turn: Turn) -> bool:
+        """Whether the log has this very turn.
+
+        Two owners that take an execution over only to let go of it leave the same
+        fence behind, so the fence alone does not tell whose turn it was.
+        """
+        tenant = self._store.tenant(turn.tenant_id)
+        after = turn.events[0].sequence - 1 if turn.events else turn.sequence
+        rows: list[EventRow] = await self._persist(lambda: tenant.events(turn.execution_id, after=after))
+        return tuple(rows[: len(turn.events)]) == turn.events
+
+    async def _read_fence(self, execution_id: str) -> Fence | None:
+        fence: Fence | None = await self._persist(lambda: self._store.system.fence(execution_id))
+        return fence
+
+    async def _persist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask the store until it answers."""
+        for attempt in range(1_000_000):
+            try:
+                return await ask()
+            except Unavailable:
+                await asyncio.sleep(STORE_RETRY_S[min(attempt, len(STORE_RETRY_S) - 1)])
+        raise AssertionError("unreachable")
+
+    def _committed(self, seat: Seat, turn: Turn, decisions: Decided) -> None:
+        """The turn is durable: make it the state, perform what it asks for, tell those who watch."""
+        seat.state = decisions[-1][1].state
+        seat.epoch = turn.owner_epoch
+        seat.taken = turn.owner == self.incarnation
+        seat.new = seat.started = None
+        seat.committed_at = asyncio.get_running_loop().time()
+        grown = sum(len(row.data) for row in turn.events)
+        seat.unmeasured_bytes += grown
+        if turn.snapshot is None:
+            seat.tail_bytes += grown
+        else:
+            seat.tail_bytes, seat.snapshot_bytes = 0, len(turn.snapshot)
+        for _, decision in decisions:
+            for effect in decision.effects:
+                if isinstance(effect, RunNode):
+                    self._perform(seat, effect)
+                else:
+                    self._stop(seat, effect)
+        if turn.owner is None:
+            self._park(seat, turn)
+        else:
+            self._arm(seat, turn.wake_at)
+        if turn.events:
+            settled = turn.status != "running"
+            self._on_moved(turn.execution_id, turn.sequence, settled)
+
+    def _park(self, seat: Seat, turn: Turn) -> None:
+        """Nobody owns it now. Mail that came meanwhile is taken by a new seat."""
+        self._drop(seat, keep_mail=True)
+        if not is_terminal(seat.state) and not turn.runnable:
+            self._parked[seat.execution_id] = (seat.tenant_id, seat.epoch, seat.state)
+            while len(self._parked) > PARKED_STATES_MAX:
+                self._parked.popitem(last=False)
+        waiting, seat.mailbox = seat.mailbox, deque()
+        if waiting:
+            self._spawn(self._hand_on(seat, waiting))
+
+    async def _hand_on(self, old: Seat, mails: deque[Mail]) -> None:
+        try:
+            seat = await self._activate(old.execution_id, old.tenant_id)
+        except JamjetError as error:
+            refuse_all(mails, error)
+            return
+        for mail in mails:
+            self._put(seat, mail)
+
+    async def _fenced(self, seat: Seat, batch: list[Mail]) -> None:
+        """The log moved on without us: drop the seat, and answer from the log what it knows."""
+        self._drop(seat)
+        stored: StoredExecution | None = await self._persist(
+            lambda: self._store.system.stored_execution(seat.execution_id)
+        )
+        if stored is None:
+            refuse_all(batch, NotFound(f"execution {seat.execution_id}"))
+            return
+        answered = fold_stored(stored, seat.plan).answered
+        for mail in batch:
+            if isinstance(mail.signal, sg.StartExecution):
+                mail.answer({})
+            elif getattr(mail.signal, "signal_id", None) in answered:
+                done = {"status": "cancelled"} if isinstance(mail.signal, sg.Cancel) else {"accepted": True}
+                mail.answer(done)
+            else:
+                mail.refuse(Redirect("the execution moved away", owner=stored.row.owner))
+
+    def _key_taken(self, seat: Seat, batch: list[Mail]) -> None:
+        """Nothing was written: the keyed request is answered from its record, the others go on."""
+        refuse_all((mail for mail in batch if mail.idempotency), KeyTaken("the Idempotency-Key is taken"))
+        if seat.new is not None:
+            self._drop(seat)
+        else:
+            seat.mailbox.extendleft(mail for mail in reversed(batch) if not mail.idempotency)
+
+    async def _put_back(self, seat: Seat, batch: list[Mail], error: Unavailable) -> None:
+        """The store refused, and nothing was written: senders are told, our own signals wait."""
+        own = [mail for mail in batch if mail.reply is None]
+        refuse_all([mail for mail in batch if mail.reply is not None], error)
+        if seat.new is not None and not own:
+            self._drop(seat)
+            return
+        seat.mailbox.extendleft(reversed(own))
+        await asyncio.sleep(STORE_RETRY_S[2])
+
+    def _reject_value(self, seat: Seat, batch: list[Mail], error: ValueRejected) -> None:
+        """The store cannot hold something in this turn: find whose it is, and fail that alone."""
+        if len(batch) > 1:
+            for mail in batch:
+                mail.alone = True
+            seat.mailbox.extendleft(reversed(batch))
+            return
+        mail = batch[0]
+        signal = mail.signal
+        if isinstance(signal, sg.NodeSucceeded):
+            failed = sg.NodeErrored(
+                node_id=signal.node_id,
+                visit=signal.visit,
+                attempt=signal.attempt,
+                error=error.detail,
+                error_class="value_rejected",
+                retryable=False,
+            )
+            seat.mailbox.appendleft(Mail(failed))
+        elif mail.reply is not None:
+            mail.refuse(BadRequest(error.detail))
+        else:
+            log.error("the store refused %s of %s: %s", type(signal).__name__, seat.execution_id, error)
+
+    # --- effects --------------------------------------------------------------------------------
+
+    def _perform(self, seat: Seat, effect: RunNode) -> None:
+        key = (effect.node.id, effect.visit)
+        stale = seat.tasks.pop(key, None)
+        if stale is not None:
+            stale.cancel()
+        seat.tasks[key] = self._spawn(self._attempt(seat, effect))
+
+    async def _attempt(self, seat: Seat, effect: RunNode) -> None:
+        if self._lease_is_doubtful() and not await self._still_ours(seat):
+            self._drop(seat)
+            return
+        result = await self._run(seat, effect)
+        key = (effect.node.id, effect.visit)
+        if seat.tasks.get(key) is asyncio.current_task():
+            del seat.tasks[key]
+        if not seat.dropped:
+            self._put(seat, Mail(result))
+
+    async def _run(self, seat: Seat, effect: RunNode) -> sg.NodeSucceeded | sg.NodeErrored:
+        try:
+            return await self._runner.run(effect, tenant_id=seat.tenant_id)
+        except Exception as error:
+            log.exception("the runner broke on node %s of %s", effect.node.id, seat.execution_id)
+            return sg.NodeErrored(
+                node_id=effect.node.id,
+                visit=effect.visit,
+                attempt=effect.attempt,
+                error=f"internal error: {type(error).__name__}",
+                error_class="internal",
+            )
+
+    def _stop(self, seat: Seat, effect: StopNode) -> None:
+        task = seat.tasks.pop((effect.node_id, effect.visit), None)
+        if task is not None:
+            task.cancel()
+
+    def _lease_is_doubtful(self) -> bool:
+        return asyncio.get_running_loop().time() - self._beat_at > LEASE_DOUBTFUL_S
+
+    async def _still_ours(self, seat: Seat) -> bool:
+        fence = await self._read_fence(seat.execution_id)
+        return fence is not None and (fence.owner, fence.owner_epoch) == (self.incarnation, seat.epoch)
+
+    # --- timers ---------------------------------------------------------------------------------
+
+    def _arm(self, seat: Seat, due_at: int | None) -> None:
+        if seat.timer is not None:
+            seat.timer.cancel()
+            seat.timer = None
+        if due_at is not None:
+            delay_s = max(0, due_at - self._clock.now()) / 1_000
+            seat.timer = asyncio.get_running_loop().call_later(delay_s, self._due, seat, due_at)
+
+    def _due(self, seat: Seat, due_at: int) -> None:
+        seat.timer = None
+        if seat.dropped:
+            return
+        if self._clock.now() < due_at:
+            self._arm(seat, due_at)
+        else:
+            self._put(seat, Mail(sg.Tick()))
+
+    def _drop(self, seat: Seat, *, keep_mail: bool = False) -> None:
+        """Forget an execution: it is another's, or nobody's."""
+        seat.dropped = True
+        if self._seats.get(seat.execution_id) is seat:
+            del self._seats[seat.execution_id]
+        if seat.timer is not None:
+            seat.timer.cancel()
+        for task in seat.tasks.values():
+            if task is not asyncio.current_task():
+                task.cancel()
+        seat.tasks.clear()
+        if not keep_mail and not seat.pumping:
+            refuse_all(seat.mailbox, Redirect("the execution moved away", owner=None))
+
+
+def _stands_at(fence: Fence, turn: Turn) -> bool:
+    """Whether nobody has written since the turn was decided."""
+    expected = (turn.expected_epoch, turn.expected_sequence)
+    return turn.new is None and (fence.owner_epoch, fence.sequence) == expected
+
+
+def _only_recorded(decided: Decided) -> bool:
+    first = decided[0][0].signal if decided else None
+    return isinstance(first, sg.StartExecution) and first.only_record

@@ -1,0 +1,82 @@
+"""Executions within one process: one host, no Ray. For tests of what stands above it."""
+
+import asyncio
+import contextlib
+import random
+from typing import Any
+
+from actors.clock import DatabaseClock
+from actors.host import ExecutionHost, NodeRunner
+from actors.plans import PlanCache
+from actors.port import SignalRequest, StartRequest
+from actors.watcher import Watcher
+from runtime.store.port import ExecutorRow, Store
+
+BEAT_S = 1.0
+
+
+class LocalExecutions:
+    """The ``Executions`` of one host on the caller's event loop."""
+
+    def __init__(self, store: Store, runner: NodeRunner, *, incarnation: str = "local#1") -> None:
+        self._store = store
+        self._clock = DatabaseClock()
+        self._watcher = Watcher()
+        self.host = ExecutionHost(
+            incarnation=incarnation,
+            store=store,
+            plans=PlanCache(store.system),
+            runner=runner,
+            clock=self._clock,
+            chance=random.random,
+            on_moved=self._watcher.moved,
+        )
+        self._upkeep: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Register the host, and start its upkeep."""
+        row = ExecutorRow(
+            incarnation=self.host.incarnation,
+            name="local",
+            node="local",
+            pid=0,
+            isolation="shared",
+            capacity=self.host.seats_max,
+            live=0,
+            state="active",
+            started_at=0,
+            heartbeat_at=0,
+        )
+        self._clock.learn(await self._store.system.register_executor(row))
+        self.host.beat(asyncio.get_running_loop().time())
+        self._upkeep = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            sent_at = asyncio.get_running_loop().time()
+            now = await self._store.system.heartbeat(
+                self.host.incarnation, live=self.host.live, state="active"
+            )
+            if now is not None:
+                self._clock.learn(now)
+                self.host.beat(sent_at)
+            await self.host.reconcile()
+
+    async def start(self, request: StartRequest) -> None:
+        await self.host.start(request)
+
+    async def signal(self, request: SignalRequest) -> dict[str, Any]:
+        return await self.host.signal(request)
+
+    async def changed(
+        self, execution_id: str, *, after: int, timeout_s: float, settled: bool = False
+    ) -> None:
+        await self._watcher.changed(execution_id, after=after, timeout_s=timeout_s, settled=settled)
+
+    async def close(self) -> None:
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._upkeep
+        await self.host.close()

@@ -1,0 +1,25 @@
+"""The names of our actors in Ray's namespace, and how an incarnation is made of one."""
+
+SUPERVISOR = "supervisor"
+
+
+def shared_execution_actor(node_id: str, index: int) -> str:
+    return f"execution-actor:{node_id}:{index}"
+
+
+def dedicated_execution_actor(execution_id: str) -> str:
+    return f"execution:{execution_id}"
+
+
+def node_worker(node_id: str) -> str:
+    return f"node-worker:{node_id}"
+
+
+def incarnation(actor_name: str, life: str) -> str:
+    """One life of an actor; ``life`` is random, minted in its constructor."""
+    return f"{actor_name}#{life}"
+
+
+def actor_of(owner: str) -> str:
+    """The name of the actor that an incarnation is a life of."""
+    return owner.rpartition("#")[0]

@@ -1,0 +1,75 @@
+"""What executions are to the API: started, signalled, and watched, wherever they live.
+
+``actors.client`` serves it over Ray, ``actors.local`` within one process.
+"""
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from runtime.errors import Conflict
+from runtime.jsonvalue import JsonValue
+from runtime.signals import Approve, Cancel, SendEvent
+from runtime.store.port import IdempotencyRecord
+
+
+class KeyTaken(Conflict):
+    """The request's Idempotency-Key is recorded already: answer from the record."""
+
+    code = "idempotency_key_taken"
+
+
+class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Start ``execution_id``, which the caller minted, so that a repeat is the same start."""
+
+    tenant_id: str
+    execution_id: str
+    workflow_id: str
+    workflow_version: str
+    input: dict[str, JsonValue]
+    isolation: Literal["shared", "dedicated"] = "shared"
+    resources: dict[str, Any] | None = None
+    idempotency: IdempotencyRecord | None = None
+
+
+class SignalRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell one execution something. It must take effect before ``deadline`` or not at all.
+
+    ``idempotency.body`` is left empty: whoever commits the effect fills in the answer.
+    """
+
+    tenant_id: str
+    execution_id: str
+    signal: Approve | SendEvent | Cancel
+    deadline: int = 0
+    """In ms since the epoch by the database's clock; 0: none."""
+    idempotency: IdempotencyRecord | None = None
+
+
+class Executions(Protocol):
+    """The executions of an installation."""
+
+    async def start(self, request: StartRequest) -> None:
+        """Returns when the start is durable.
+
+        Raises:
+            KeyTaken, Overloaded, Unavailable, OutcomeUnknown
+        """
+
+    async def signal(self, request: SignalRequest) -> dict[str, Any]:
+        """Returns the answer, ``{"execution_id", "accepted": true, ...}``, once the effect is durable.
+
+        Raises:
+            NotFound, Conflict, BadRequest, KeyTaken, Unavailable, OutcomeUnknown
+        """
+
+    async def changed(
+        self, execution_id: str, *, after: int, timeout_s: float, settled: bool = False
+    ) -> None:
+        """Returns when the execution may have moved past sequence ``after``, or after ``timeout_s``.
+
+        With ``settled`` only an end or a pause counts as a move. It may return early
+        without a change: read the store again.
+        """
+
+    async def close(self) -> None: ...

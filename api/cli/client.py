@@ -1,0 +1,171 @@
+"""The REST API as the commands see it: one call, one JSON answer, or one sentence and an exit code.
+
+Every POST carries an Idempotency-Key, so that a lost answer may be asked for
+again: a repeat takes effect once, whatever became of the first.
+"""
+
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from api.cli.dev_token import read_dev_token
+from api.cli.exits import EXIT_FAILED, EXIT_NO_ACCESS, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE, CliError
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_URL = "http://127.0.0.1:7700"
+_REQUEST_TIMEOUT_S = 30.0
+_RETRY_DELAYS_S = (0.1, 0.3, 0.6, 1.0)
+_RETRY_AFTER_MAX_S = 3.0
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+_TEMPORARY = (502, 503, 504)
+
+_EXITS = {
+    400: EXIT_USAGE,
+    401: EXIT_NO_ACCESS,
+    403: EXIT_NO_ACCESS,
+    404: EXIT_NOT_FOUND,
+    413: EXIT_USAGE,
+    415: EXIT_USAGE,
+    422: EXIT_USAGE,
+    429: EXIT_UNREACHABLE,
+}
+
+
+class ApiClient:
+    """One server and one token. Not safe for use by several threads.
+
+    Without a token, the one that ``jamjet dev`` left in this folder is taken, for a server on this machine.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        import httpx
+
+        self.url = url.rstrip("/")
+        try:
+            parsed = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise CliError(f"{url!r} is not a url: {error}", EXIT_USAGE) from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise CliError(f"the url {url!r} must begin with http:// or https:// and name a host", EXIT_USAGE)
+        if not token and parsed.host in _THIS_MACHINE:
+            token = read_dev_token()
+        if token and not token.isascii():
+            raise CliError("the token has characters that no token has: look at JAMJET_TOKEN", EXIT_USAGE)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_REQUEST_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, *, timeout_s: float = _REQUEST_TIMEOUT_S, **params: Any) -> dict[str, Any]:
+        """GET; parameters that are None are left out.
+
+        Raises:
+            CliError: with the sentence and the exit code that the user gets.
+        """
+        given = {name: value for name, value in params.items() if value is not None}
+        return self._call("GET", path, params=given, timeout=timeout_s)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """POST under a fresh Idempotency-Key; an answer that was lost is asked for again.
+
+        Raises:
+            CliError: with the sentence and the exit code that the user gets.
+        """
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        return self._call("POST", path, headers=headers, **({} if body is None else {"json": body}))
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        response = self._send(method, path, request)
+        if response.is_success:
+            return _json_object(response, self.url)
+        raise CliError(_refusal(response), _exit_of(response.status_code))
+
+    def _send(self, method: str, path: str, request: dict[str, Any]) -> "httpx.Response":
+        import httpx
+
+        for delay_s in (*_RETRY_DELAYS_S, None):
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.TransportError as error:
+                if delay_s is None:
+                    raise CliError(_unreachable(self.url, error), EXIT_UNREACHABLE) from None
+            else:
+                if response.status_code not in _TEMPORARY or delay_s is None:
+                    return response
+                delay_s = max(delay_s, _retry_after_s(response))
+            time.sleep(delay_s)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _json_object(response: "httpx.Response", url: str) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise CliError(
+            f"{url} did not answer with a JSON object: is it a jamjet server? Check JAMJET_URL",
+            EXIT_UNREACHABLE,
+        )
+    return answer
+
+
+def _refusal(response: "httpx.Response") -> str:
+    """The server's sentence, and where it helps, what to do next."""
+    try:
+        error = str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        error = f"the server answered {response.status_code} {response.reason_phrase}"
+    if response.status_code == 401:
+        return f"{error}: set JAMJET_TOKEN, or make a token with `jamjet token create`"
+    if response.status_code == 429:
+        return f"{error}: try again in {int(_retry_after_s(response)) or 1} s"
+    return error
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    import httpx
+
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return f"the server at {url} did not answer in time: try again, or look at its log"
+    return f"no server answers at {url}: start one with `jamjet dev`, or set JAMJET_URL"
+
+
+def _exit_of(status: int) -> int:
+    return _EXITS.get(status, EXIT_UNREACHABLE if status >= 500 else EXIT_FAILED)
+
+
+def _retry_after_s(response: "httpx.Response") -> float:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _RETRY_AFTER_MAX_S) if text.isdigit() else 0.0
+
+
+def parse_json_object(text: str, where: str) -> dict[str, Any]:
+    """Read the JSON object of an option or a file.
+
+    Raises:
+        CliError: it is no JSON, or JSON but no object.
+    """
+    value = parse_json(text, where)
+    if not isinstance(value, dict):
+        raise CliError(f"{where} must be a JSON object, such as '{{\"key\": 1}}'", EXIT_USAGE)
+    return value
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Read the JSON value of an option or a file.
+
+    Raises:
+        CliError: it is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CliError(f"{where} is not JSON: {error}", EXIT_USAGE) from None

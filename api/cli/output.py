@@ -1,0 +1,70 @@
+"""What commands print: data on stdout, as JSON or as a table; everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+
+class Output(StrEnum):
+    """The two forms of data on stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def print_line(text: str) -> None:
+    """One line of data."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def print_json(value: Any) -> None:
+    """A value as indented JSON."""
+    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """One line for the person at the terminal."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows as a table: drawn by rich on a terminal, plain aligned columns elsewhere."""
+    cells = [[cell(row.get(column)) for column in columns] for row in rows]
+    if sys.stdout.isatty():
+        _print_drawn(columns, cells)
+    else:
+        _print_plain(columns, cells)
+
+
+def cell(value: Any) -> str:
+    """A value in one table cell; None is a dash. What a terminal would obey is quoted."""
+    if value is None:
+        return "-"
+    if isinstance(value, str) and value.isprintable():
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _print_plain(columns: Sequence[str], cells: list[list[str]]) -> None:
+    table = [[column.upper() for column in columns], *cells]
+    widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
+    for row in table:
+        print_line("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_drawn(columns: Sequence[str], cells: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
+    Console().print(table)

@@ -1,0 +1,55 @@
+"""``jamjet-server``: the same installation without a terminal. It takes no arguments, only variables.
+
+JAMJET_PORT or PORT, JAMJET_BIND, DATABASE_URL, JAMJET_DEV_MODE, JAMJET_LOG_LEVEL
+or RUST_LOG, and the other settings of ``actors.settings``. It logs to stderr and
+ends within 4 seconds of SIGTERM.
+"""
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from api.cli.dev import in_this_folder, require_safe_bind
+from api.cli.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CliError
+
+if TYPE_CHECKING:
+    from api.launch.launcher import Running
+
+
+def main() -> int:
+    """Serve until a signal, and return the exit code."""
+    import structlog
+
+    from actors.settings import load_settings
+    from api.launch.launcher import LaunchFailed, launch, with_absolute_database
+    from api.launch.logs import configure_logs, level_of
+    from runtime.errors import JamjetError
+
+    log = structlog.get_logger("jamjet.server")
+
+    async def on_ready(running: "Running") -> None:
+        log.info("ready", url=running.url, docs=f"{running.url}/docs", logs=str(running.logs))
+
+    def show(line: str) -> None:
+        log.info("output", line=line)
+
+    try:
+        settings = load_settings()
+        configure_logs(level_of(settings.log_level))
+        require_safe_bind(settings)
+        if settings.dev_mode:
+            settings = in_this_folder(settings)
+        asyncio.run(launch(with_absolute_database(settings), say=log.info, show=show, on_ready=on_ready))
+    except LaunchFailed as error:
+        log.error(error.detail)
+        return EXIT_FAILED
+    except (JamjetError, CliError) as error:
+        log.error(str(error))
+        return EXIT_USAGE
+    log.info("ended")
+    return EXIT_OK
+
+
+def run() -> None:
+    """The entry point of the ``jamjet-server`` script."""
+    sys.exit(main())

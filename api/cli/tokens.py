@@ -1,0 +1,163 @@
+"""The commands on API tokens. They work on the database itself: the first token needs no server."""
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from api.cli.exits import EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE, CliError
+from api.cli.options import Database, Form
+from api.cli.output import Output, note, print_json, print_line, print_rows
+
+if TYPE_CHECKING:
+    from runtime.store.port import Store, TokenRow
+
+DEFAULT_DATABASE = ".jamjet/runtime.db"
+DEFAULT_TENANT = "default"
+
+_PREFIX = "jj_"
+_SECRET_BYTES = 32
+_UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+
+T = TypeVar("T")
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API tokens, on the database.")
+
+Tenant = Annotated[str, typer.Option(help="The tenant whose rows the token reaches.")]
+
+
+class Role(StrEnum):
+    """What a token may do."""
+
+    OPERATOR = "operator"
+    DEVELOPER = "developer"
+    REVIEWER = "reviewer"
+    VIEWER = "viewer"
+
+
+@app.command("create")
+def create(
+    role: Annotated[Role, typer.Option(help="What the token may do.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    name: Annotated[str | None, typer.Option(help="A name to know it by.")] = None,
+    expires_in: Annotated[str | None, typer.Option(help="Such as 12h or 30d.", metavar="TIME")] = None,
+    database: Database = DEFAULT_DATABASE,
+    output: Form = Output.TABLE,
+) -> None:
+    """Make a token and print it, alone, on stdout. It cannot be shown again."""
+    ttl_ms = None if expires_in is None else _ttl_ms(expires_in)
+    token, row = _on(database, lambda store: make_token(store, role, tenant=tenant, name=name, ttl_ms=ttl_ms))
+    if output is Output.JSON:
+        print_json({"token": token, **_shown(row)})
+        return
+    note(f"made {row.role} token {row.id} of tenant {row.tenant_id}; it is not shown again")
+    print_line(token)
+
+
+@app.command("list")
+def list_tokens(
+    tenant: Tenant = DEFAULT_TENANT, database: Database = DEFAULT_DATABASE, output: Form = Output.TABLE
+) -> None:
+    """List a tenant's tokens, without the tokens themselves."""
+    rows = [_shown(row) for row in _on(database, lambda store: store.tenant(tenant).tokens())]
+    if output is Output.JSON:
+        print_json({"tokens": rows})
+    else:
+        print_rows(rows, ("id", "name", "role", "created_at", "expires_at", "revoked_at"))
+
+
+@app.command("revoke")
+def revoke(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id or name.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    database: Database = DEFAULT_DATABASE,
+    output: Form = Output.TABLE,
+) -> None:
+    """Revoke a token: within 5 seconds no server takes it any more."""
+    if not _on(database, lambda store: store.tenant(tenant).revoke_token(token_id)):
+        raise CliError(
+            f"tenant {tenant!r} has no live token {token_id!r}: see `jamjet token list`", EXIT_NOT_FOUND
+        )
+    if output is Output.JSON:
+        print_json({"id": token_id, "revoked": True})
+    else:
+        note(f"revoked {token_id}")
+
+
+async def make_token(
+    store: "Store", role: str, *, tenant: str, name: str | None = None, ttl_ms: int | None = None
+) -> tuple[str, "TokenRow"]:
+    """Make a token of 256 random bits; the store keeps its SHA-256 only."""
+    from runtime.store.port import TokenRow
+
+    token = _PREFIX + secrets.token_hex(_SECRET_BYTES)
+    now = await store.system.now()
+    token_id = f"tok_{secrets.token_hex(8)}"
+    row = TokenRow(
+        id=token_id,
+        tenant_id=tenant,
+        name=name or token_id,
+        role=str(role),
+        token_hash=hash_token(token),
+        created_at=now,
+        expires_at=None if ttl_ms is None else now + ttl_ms,
+    )
+    await store.tenant(tenant).create_token(row)
+    return token, row
+
+
+def hash_token(token: str) -> str:
+    """What the store keeps of a token: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _on(database: str, work: "Callable[[Store], Awaitable[T]]") -> T:
+    """Do something on an opened and migrated database."""
+    from runtime.errors import JamjetError, Unavailable
+    from runtime.store import open_store
+
+    async def opened() -> T:
+        store = await open_store(database)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(opened())
+    except Unavailable as error:
+        raise CliError(f"the database cannot be used: {error}", EXIT_UNREACHABLE) from None
+    except JamjetError as error:
+        raise CliError(str(error), EXIT_USAGE) from None
+
+
+def _ttl_ms(text: str) -> int:
+    match = _TTL.fullmatch(text)
+    if match is None:
+        raise CliError(f"--expires-in is {text!r}: give a number and one of s, m, h, d", EXIT_USAGE)
+    return int(match[1]) * _UNIT_MS[match[2]]
+
+
+def _shown(row: "TokenRow") -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "role": row.role,
+        "tenant_id": row.tenant_id,
+        "created_at": _iso(row.created_at),
+        "expires_at": _iso(row.expires_at),
+        "revoked_at": _iso(row.revoked_at),
+    }
+
+
+def _iso(time_ms: int | None) -> str | None:
+    from datetime import UTC, datetime
+
+    if time_ms is None:
+        return None
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

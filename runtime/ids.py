@@ -1,0 +1,35 @@
+"""Identifiers: their shapes, and how to read them. Minting is the caller's (it needs randomness)."""
+
+import re
+from typing import NewType
+
+TenantId = NewType("TenantId", str)
+ExecutionId = NewType("ExecutionId", str)
+Incarnation = NewType("Incarnation", str)
+
+DEFAULT_TENANT = TenantId("default")
+
+_HEX32 = re.compile(r"[0-9a-f]{32}")
+
+
+def execution_id_from_hex(hex32: str) -> ExecutionId:
+    """Make the public form, ``exec_`` and 32 hex digits, of 128 random bits."""
+    return ExecutionId(f"exec_{hex32}")
+
+
+def parse_execution_id(text: str) -> ExecutionId:
+    """Read an id as clients send it.
+
+    A bare UUID (with or without hyphens) means the same execution as its
+    ``exec_`` form: JamJet's own server prints ids that way. Any other text is
+    returned as it is, and will be unknown rather than refused.
+    """
+    bare = text.replace("-", "").lower()
+    if _HEX32.fullmatch(bare):
+        return execution_id_from_hex(bare)
+    return ExecutionId(text)
+
+
+def call_key(execution_id: str, node_id: str, visit: int) -> str:
+    """The key of a call to the outside: the same on every attempt of one visit (G5)."""
+    return f"{execution_id}:{node_id}:{visit}"

@@ -1,0 +1,507 @@
+"""A store in memory, with the SQL stores' behaviour and a clock that is given: for simulation.
+
+No thread, no file, no randomness: the order of ``await`` is all that decides. At
+each step it awaits a hook, where a simulation can delay, raise or crash.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from msgspec.structs import asdict, replace
+
+from runtime.errors import Conflict, Unavailable, ValueRejected
+from runtime.store.limits import (
+    DEAD_KEPT_MS,
+    DEAD_SHOWN_MS,
+    MESSAGE_KEPT_MS,
+    MESSAGE_LATE_MS,
+    SILENT_KEPT_MS,
+)
+from runtime.store.port import (
+    OPEN_STATUSES,
+    OWNER_GONE_MS,
+    EventRow,
+    ExecutionRow,
+    ExecutorRow,
+    Fence,
+    IdempotencyRecord,
+    InboxMessage,
+    Journal,
+    NewExecution,
+    Outcome,
+    StoredExecution,
+    SweepRow,
+    SystemStore,
+    TokenRow,
+    Turn,
+    WorkflowRow,
+)
+from runtime.store.values import check_row, check_turn
+
+Clock = Callable[[], int]
+Step = Callable[[str], Awaitable[None]]
+SweepReason = Literal["unowned", "owner_gone", "timer_due", "inbox"]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+async def no_step(name: str) -> None:
+    """The hook of a store that is not being simulated."""
+
+
+@dataclass
+class _Message:
+    tenant_id: str
+    message: InboxMessage
+    created_at: int
+    consumed_at: int | None = None
+
+
+@dataclass
+class MemoryDatabase:
+    """The rows. Several stores on one database are several processes."""
+
+    clock: Clock
+    executions: dict[str, ExecutionRow] = field(default_factory=dict)
+    events: dict[str, list[EventRow]] = field(default_factory=dict)
+    snapshots: dict[str, tuple[int, str]] = field(default_factory=dict)
+    idempotency: dict[tuple[str, str, str], IdempotencyRecord] = field(default_factory=dict)
+    inbox: dict[tuple[str, str], _Message] = field(default_factory=dict)
+    workflows: dict[tuple[str, str, str], WorkflowRow] = field(default_factory=dict)
+    """In order of registration."""
+    tokens: dict[str, TokenRow] = field(default_factory=dict)
+    executors: dict[str, tuple[ExecutorRow, int | None]] = field(default_factory=dict)
+    """The row, and when it was marked dead."""
+
+    def commit(self, turn: Turn) -> Outcome:
+        """All of one turn, or nothing of it."""
+        record = turn.idempotency
+        if record is not None and self.kept(turn.tenant_id, record.route, record.key) is not None:
+            return Outcome.KEY_TAKEN
+        row = self.executions.get(turn.execution_id)
+        if turn.new is not None:
+            if row is not None:
+                return Outcome.FENCED
+        elif (
+            row is None
+            or row.tenant_id != turn.tenant_id
+            or (row.owner_epoch, row.sequence) != (turn.expected_epoch, turn.expected_sequence)
+        ):
+            return Outcome.FENCED
+        log = self.events.get(turn.execution_id, [])
+        sequences = [event.sequence for event in (*log, *turn.events)]
+        if len(set(sequences)) != len(sequences):
+            raise ValueRejected(f"an event of {turn.execution_id!r} has the sequence of another")
+        self.executions[turn.execution_id] = _after(turn, row)
+        if turn.events:
+            self.events[turn.execution_id] = sorted((*log, *turn.events), key=lambda event: event.sequence)
+        if turn.snapshot is not None:
+            self.snapshots[turn.execution_id] = (turn.sequence, turn.snapshot)
+        if record is not None:
+            self.idempotency[turn.tenant_id, record.route, record.key] = record
+        self._exchange(turn)
+        return Outcome.COMMITTED
+
+    def kept(self, tenant_id: str, route: str, key: str) -> IdempotencyRecord | None:
+        """The unexpired record of a key."""
+        record = self.idempotency.get((tenant_id, route, key))
+        return record if record is not None and record.expires_at > self.clock() else None
+
+    def send(self, tenant_id: str, message: InboxMessage, now: int) -> None:
+        self.inbox.setdefault(
+            (message.execution_id, message.message_id), _Message(tenant_id, message, created_at=now)
+        )
+
+    def unread(self, row: ExecutionRow) -> list[_Message]:
+        """Oldest first: a stable sort keeps the order in which one turn sent them."""
+        waiting = (
+            found
+            for found in self.inbox.values()
+            if found.message.execution_id == row.execution_id
+            and found.tenant_id == row.tenant_id
+            and found.consumed_at is None
+        )
+        return sorted(waiting, key=lambda found: found.created_at)
+
+    def stored(self, row: ExecutionRow) -> StoredExecution:
+        sequence, snapshot = self.snapshots.get(row.execution_id, (0, None))
+        log = self.events.get(row.execution_id, [])
+        return StoredExecution(
+            row=row,
+            snapshot=snapshot,
+            snapshot_sequence=sequence,
+            tail=tuple(event for event in log if event.sequence > sequence),
+            inbox=tuple(found.message for found in self.unread(row)),
+        )
+
+    def living(self) -> set[str]:
+        """Incarnations that others must respect as owners."""
+        since = self.clock() - OWNER_GONE_MS
+        return {
+            row.incarnation
+            for row, _ in self.executors.values()
+            if row.state != "dead" and row.heartbeat_at >= since
+        }
+
+    def _exchange(self, turn: Turn) -> None:
+        for message_id in turn.inbox_consumed:
+            found = self.inbox.get((turn.execution_id, message_id))
+            if found is not None and found.tenant_id == turn.tenant_id:
+                found.consumed_at = turn.updated_at
+        for message in turn.inbox_sent:
+            self.send(turn.tenant_id, message, turn.updated_at)
+
+
+def _after(turn: Turn, row: ExecutionRow | None) -> ExecutionRow:
+    """The row as the turn leaves it."""
+    born = NewExecution.__struct_fields__
+    kept = turn.new if row is None else row
+    values = {name: getattr(kept, name) for name in born}
+    values |= {name: getattr(turn, name) for name in ExecutionRow.__struct_fields__ if name not in born}
+    return ExecutionRow(**values)
+
+
+class MemoryStore:
+    """One process's view of a ``MemoryDatabase``.
+
+    Args:
+        clock: the database's clock, in milliseconds since the epoch.
+        step: awaited with ``"commit:before"`` before a turn or another write, with
+            ``"commit:after"`` when it is committed and not yet answered, and with
+            ``"read"`` before a read. What it raises, the caller gets.
+        database: the rows to share with other stores; new ones otherwise.
+    """
+
+    def __init__(self, clock: Clock, *, step: Step = no_step, database: MemoryDatabase | None = None) -> None:
+        self.database = MemoryDatabase(clock) if database is None else database
+        self._gate = _Gate(step)
+        self.journal: Journal = MemoryJournal(self.database, self._gate)
+        self.system: SystemStore = MemorySystemStore(self.database, self._gate)
+
+    def tenant(self, tenant_id: str) -> "MemoryTenantStore":
+        return MemoryTenantStore(tenant_id, self.database, self._gate)
+
+    async def send(self, tenant_id: str, message: InboxMessage) -> None:
+        check_row(message, message.execution_id)
+        await self._gate.before()
+        self.database.send(tenant_id, message, self.database.clock())
+        await self._gate.after()
+
+    async def ping(self) -> None:
+        await self._gate.read()
+
+    async def close(self) -> None:
+        self._gate.closed = True
+
+
+class _Gate:
+    """Where every call passes the hook."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.closed = False
+
+    async def before(self) -> None:
+        await self._pass("commit:before")
+
+    async def after(self) -> None:
+        await self._step("commit:after")
+
+    async def read(self) -> None:
+        await self._pass("read")
+
+    async def _pass(self, name: str) -> None:
+        await self._step(name)
+        if self.closed:
+            raise Unavailable("the store is closed")
+
+
+class MemoryJournal:
+    """Commits each turn at once: without threads nothing ever waits for a group."""
+
+    def __init__(self, database: MemoryDatabase, gate: _Gate) -> None:
+        self._database = database
+        self._gate = gate
+
+    async def commit(self, turn: Turn) -> Outcome:
+        check_turn(turn)
+        await self._gate.before()
+        outcome = self._database.commit(turn)
+        await self._gate.after()
+        return outcome
+
+    async def close(self) -> None:
+        self._gate.closed = True
+
+
+class MemoryTenantStore:
+    """One tenant's rows."""
+
+    def __init__(self, tenant_id: str, database: MemoryDatabase, gate: _Gate) -> None:
+        self.tenant_id = tenant_id
+        self._database = database
+        self._gate = gate
+
+    async def register_workflow(self, row: WorkflowRow) -> WorkflowRow:
+        check_row(row, row.workflow_id)
+        await self._gate.before()
+        key = (self.tenant_id, row.workflow_id, row.version)
+        stored = self._database.workflows.setdefault(key, row)
+        if stored.digest != row.digest:
+            raise Conflict(
+                f"workflow {row.workflow_id!r} version {row.version!r} is registered with another content"
+            )
+        await self._gate.after()
+        return stored
+
+    async def workflow(self, workflow_id: str, version: str | None = None) -> WorkflowRow | None:
+        await self._gate.read()
+        if version is not None:
+            return self._database.workflows.get((self.tenant_id, workflow_id, version))
+        return next(iter(self._newest_workflows(workflow_id)), None)
+
+    async def workflows(
+        self, *, workflow_id: str | None = None, limit: int = 50, offset: int = 0
+    ) -> tuple[list[WorkflowRow], int]:
+        await self._gate.read()
+        rows = self._newest_workflows(workflow_id)
+        return [replace(row, ir="", graph="") for row in rows[offset : offset + limit]], len(rows)
+
+    def _newest_workflows(self, workflow_id: str | None) -> list[WorkflowRow]:
+        return [
+            row
+            for (tenant_id, name, _), row in reversed(self._database.workflows.items())
+            if tenant_id == self.tenant_id and workflow_id in (None, name)
+        ]
+
+    async def execution(self, execution_id: str) -> ExecutionRow | None:
+        await self._gate.read()
+        return self._own(execution_id)
+
+    def _own(self, execution_id: str) -> ExecutionRow | None:
+        row = self._database.executions.get(execution_id)
+        return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    async def executions(
+        self,
+        *,
+        statuses: tuple[str, ...] | None = None,
+        workflow_id: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[list[ExecutionRow], int]:
+        await self._gate.read()
+        rows = [
+            row
+            for row in self._database.executions.values()
+            if row.tenant_id == self.tenant_id
+            and (statuses is None or row.status in statuses)
+            and workflow_id in (None, row.workflow_id)
+        ]
+        rows.sort(key=lambda row: (row.created_at, row.execution_id), reverse=True)
+        return rows[offset : offset + limit], len(rows)
+
+    async def stored_execution(self, execution_id: str) -> StoredExecution | None:
+        await self._gate.read()
+        row = self._own(execution_id)
+        return None if row is None else self._database.stored(row)
+
+    async def events(self, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[EventRow]:
+        await self._gate.read()
+        if self._own(execution_id) is None:
+            return []
+        log = self._database.events.get(execution_id, [])
+        return [event for event in log if event.sequence > after][:limit]
+
+    async def idempotency(self, key: str, route: str) -> IdempotencyRecord | None:
+        await self._gate.read()
+        return self._database.kept(self.tenant_id, route, key)
+
+    async def create_token(self, row: TokenRow) -> None:
+        check_row(row, row.id)
+        if row.tenant_id != self.tenant_id:
+            raise ValueError(f"token {row.id!r} belongs to {row.tenant_id!r}, not to {self.tenant_id!r}")
+        await self._gate.before()
+        for other in self._database.tokens.values():
+            if other.id == row.id or other.token_hash == row.token_hash:
+                raise Conflict(f"token {row.id!r} exists already")
+        self._database.tokens[row.id] = row
+        await self._gate.after()
+
+    async def tokens(self) -> list[TokenRow]:
+        await self._gate.read()
+        rows = (row for row in self._database.tokens.values() if row.tenant_id == self.tenant_id)
+        return sorted(rows, key=lambda row: (row.created_at, row.id))
+
+    async def revoke_token(self, token_id: str) -> bool:
+        await self._gate.before()
+        found = [
+            row
+            for row in self._database.tokens.values()
+            if row.tenant_id == self.tenant_id and token_id in (row.id, row.name) and row.revoked_at is None
+        ]
+        for row in found:
+            self._database.tokens[row.id] = replace(row, revoked_at=self._database.clock())
+        await self._gate.after()
+        return bool(found)
+
+
+class MemorySystemStore:
+    """The queries across tenants."""
+
+    def __init__(self, database: MemoryDatabase, gate: _Gate) -> None:
+        self._database = database
+        self._gate = gate
+
+    async def now(self) -> int:
+        await self._gate.read()
+        return self._database.clock()
+
+    async def token_by_hash(self, token_hash: str) -> TokenRow | None:
+        await self._gate.read()
+        rows = self._database.tokens.values()
+        return next((row for row in rows if row.token_hash == token_hash), None)
+
+    async def fence(self, execution_id: str) -> Fence | None:
+        await self._gate.read()
+        row = self._database.executions.get(execution_id)
+        return None if row is None else _fence(row)
+
+    async def stored_execution(self, execution_id: str) -> StoredExecution | None:
+        await self._gate.read()
+        row = self._database.executions.get(execution_id)
+        return None if row is None else self._database.stored(row)
+
+    async def workflow(self, tenant_id: str, workflow_id: str, version: str) -> WorkflowRow | None:
+        await self._gate.read()
+        return self._database.workflows.get((tenant_id, workflow_id, version))
+
+    async def register_executor(self, row: ExecutorRow) -> int:
+        check_row(row, row.incarnation)
+        await self._gate.before()
+        now = self._database.clock()
+        lives = self._database.executors
+        namesakes = [
+            other.incarnation
+            for other, _ in lives.values()
+            if other.name == row.name and other.incarnation != row.incarnation
+        ]
+        self._bury(namesakes)
+        lives.setdefault(row.incarnation, (replace(row, started_at=now, heartbeat_at=now), None))
+        await self._gate.after()
+        return now
+
+    async def heartbeat(self, incarnation: str, *, live: int, state: str) -> int | None:
+        await self._gate.before()
+        now = self._database.clock()
+        found = self._database.executors.get(incarnation)
+        beating = found is not None and found[0].state != "dead"
+        if found is not None and beating:
+            values = asdict(found[0]) | {"live": live, "state": state, "heartbeat_at": now}
+            self._database.executors[incarnation] = (
+                ExecutorRow(**values),
+                now if state == "dead" else None,
+            )
+        await self._gate.after()
+        return now if beating else None
+
+    async def mark_dead(self, incarnations: tuple[str, ...]) -> None:
+        await self._gate.before()
+        self._bury(list(incarnations))
+        await self._gate.after()
+
+    def _bury(self, incarnations: list[str]) -> None:
+        lives = self._database.executors
+        for incarnation in incarnations:
+            if incarnation in lives and lives[incarnation][0].state != "dead":
+                lives[incarnation] = (replace(lives[incarnation][0], state="dead"), self._database.clock())
+
+    async def executors(self) -> list[ExecutorRow]:
+        await self._gate.read()
+        living = self._database.living()
+        since = self._database.clock() - DEAD_SHOWN_MS
+        rows = [
+            replace(row, gone=row.incarnation not in living)
+            for row, dead_at in self._database.executors.values()
+            if dead_at is None or dead_at >= since
+        ]
+        return sorted(rows, key=lambda row: (row.started_at, row.incarnation))
+
+    async def owned_by(self, incarnation: str) -> dict[str, Fence]:
+        await self._gate.read()
+        return {row.execution_id: _fence(row) for row in self._open() if row.owner == incarnation}
+
+    async def sweep(self, *, limit: int) -> list[SweepRow]:
+        await self._gate.read()
+        living = self._database.living()
+        swept = []
+        for row in sorted(self._open(), key=lambda row: (row.created_at, row.execution_id)):
+            reason = self._reason(row, living)
+            if reason is not None:
+                swept.append(
+                    SweepRow(
+                        tenant_id=row.tenant_id,
+                        execution_id=row.execution_id,
+                        isolation=row.isolation,
+                        resources=row.resources,
+                        owner=row.owner,
+                        reason=reason,
+                    )
+                )
+        return swept[:limit]
+
+    def _reason(self, row: ExecutionRow, living: set[str]) -> SweepReason | None:
+        now = self._database.clock()
+        unread = self._database.unread(row)
+        if row.owner is not None:
+            if row.owner not in living:
+                return "owner_gone"
+            late = any(found.created_at <= now - MESSAGE_LATE_MS for found in unread)
+            return "inbox" if late else None
+        if row.runnable:
+            return "unowned"
+        if row.wake_at is not None and row.wake_at <= now:
+            return "timer_due"
+        return "inbox" if unread else None
+
+    async def backlog(self) -> int:
+        await self._gate.read()
+        return sum(1 for row in self._open() if row.owner is None and row.runnable)
+
+    async def prune(self) -> dict[str, int]:
+        await self._gate.before()
+        database, now = self._database, self._database.clock()
+        counts = {
+            "idempotency": _drop(database.idempotency, lambda record: record.expires_at <= now),
+            "executors": _drop(
+                database.executors,
+                lambda life: (
+                    (life[1] is not None and life[1] < now - DEAD_KEPT_MS)
+                    or life[0].heartbeat_at < now - SILENT_KEPT_MS
+                ),
+            ),
+            "inbox": _drop(database.inbox, lambda found: self._is_old(found, now - MESSAGE_KEPT_MS)),
+        }
+        await self._gate.after()
+        return counts
+
+    def _is_old(self, found: _Message, before: int) -> bool:
+        if found.consumed_at is not None:
+            return found.consumed_at < before
+        row = self._database.executions.get(found.message.execution_id)
+        return found.created_at < before and row is not None and row.status not in OPEN_STATUSES
+
+    def _open(self) -> Iterator[ExecutionRow]:
+        return (row for row in self._database.executions.values() if row.status in OPEN_STATUSES)
+
+
+def _fence(row: ExecutionRow) -> Fence:
+    return Fence(row.owner, row.owner_epoch, row.sequence)
+
+
+def _drop(rows: dict[K, V], is_old: Callable[[V], bool]) -> int:
+    old = [key for key, row in rows.items() if is_old(row)]
+    for key in old:
+        del rows[key]
+    return len(old)

@@ -1,0 +1,341 @@
+"""What the store is to its callers: the records that pass, and the protocols that serve them.
+
+Rows, sessions and SQL never leave ``runtime.store``. Three implementations keep
+these promises, and one behavioural suite (``tests/conformance``) holds them to
+it: SQLite, PostgreSQL, and an in-memory one for simulation.
+
+Times are milliseconds since the epoch *by the database's clock*. Every protocol
+method may raise ``Unavailable`` (nothing was written) and, where it writes,
+``OutcomeUnknown`` (the error came after COMMIT was sent).
+"""
+
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+OWNER_GONE_MS = 5_000
+"""An owner whose last heartbeat is older than this is gone (by the database's clock)."""
+
+IDEMPOTENCY_KEPT_MS = 24 * 3_600 * 1_000
+
+
+# --- what a turn commits -------------------------------------------------------------------------
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """One event of one execution. ``data`` is JSON text of what the type carries."""
+
+    sequence: int
+    type: str
+    node_id: str | None
+    data: str
+    created_at: int
+
+
+class NewExecution(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns that only a first turn writes."""
+
+    workflow_id: str
+    workflow_version: str
+    isolation: Literal["shared", "dedicated"]
+    resources: str | None = None
+    """JSON text, or None."""
+    created_at: int
+
+
+class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to the request that carried a key, replayed to its repeats."""
+
+    key: str
+    route: str
+    fingerprint: str
+    status: int
+    body: str
+    expires_at: int
+
+
+class InboxMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """Something one execution's turn tells another. ``body`` is JSON text."""
+
+    execution_id: str
+    message_id: str
+    body: str
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One member of a group commit: all of it is committed, or none.
+
+    A first turn (``new`` given) inserts the execution; any other turn matches the
+    row by ``(expected_epoch, expected_sequence)`` or is fenced. The remaining
+    columns are the row's values after the turn.
+    """
+
+    tenant_id: str
+    execution_id: str
+    expected_epoch: int = 0
+    expected_sequence: int = 0
+    new: NewExecution | None = None
+    owner: str | None
+    owner_epoch: int
+    sequence: int
+    status: str
+    runnable: bool
+    """True: something is to be done now, so an unowned row must be activated."""
+    wake_at: int | None = None
+    steps: int = 0
+    error: str | None = None
+    updated_at: int
+    completed_at: int | None = None
+    events: tuple[EventRow, ...] = ()
+    snapshot: str | None = None
+    """JSON text of machine and state at ``sequence``; replaces the previous one."""
+    idempotency: IdempotencyRecord | None = None
+    inbox_consumed: tuple[str, ...] = ()
+    inbox_sent: tuple[InboxMessage, ...] = ()
+
+
+class Outcome(StrEnum):
+    """What became of one member of a group."""
+
+    COMMITTED = "committed"
+    FENCED = "fenced"
+    """The row moved on, has another epoch, or (first turn) exists already."""
+    KEY_TAKEN = "key_taken"
+    """Its Idempotency-Key is recorded already for this route."""
+
+
+class Journal(Protocol):
+    """Group commit: whatever waits while one transaction runs goes into the next."""
+
+    async def commit(self, turn: Turn) -> Outcome:
+        """Commit one turn, in a group with whatever else waits.
+
+        On COMMITTED the turn is durable. FENCED and KEY_TAKEN members contribute
+        nothing to their group. A group that fails is retried member by member.
+
+        Raises:
+            Unavailable: the store refused; nothing of this turn was written.
+            OutcomeUnknown: the error came after COMMIT was sent: read the fence.
+            ValueRejected: the store cannot hold this turn's values; other members are unaffected.
+        """
+
+    async def close(self) -> None:
+        """Commit what waits, then stop."""
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """Who may append, and after what."""
+
+    owner: str | None
+    owner_epoch: int
+    sequence: int
+
+
+class ExecutionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution as its row says. ``resources`` is JSON text."""
+
+    tenant_id: str
+    execution_id: str
+    workflow_id: str
+    workflow_version: str
+    status: str
+    isolation: str
+    resources: str | None
+    owner: str | None
+    owner_epoch: int
+    sequence: int
+    runnable: bool
+    wake_at: int | None
+    steps: int
+    error: str | None
+    created_at: int
+    updated_at: int
+    completed_at: int | None
+
+
+class StoredExecution(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is needed to fold one execution, read in one snapshot of the database."""
+
+    row: ExecutionRow
+    snapshot: str | None
+    snapshot_sequence: int
+    tail: tuple[EventRow, ...]
+    """The events after ``snapshot_sequence``, in order."""
+    inbox: tuple[InboxMessage, ...] = ()
+    """Unread messages to it, oldest first."""
+
+
+class WorkflowRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One registered version. ``ir`` and ``graph`` are JSON text; ``digest`` names the content."""
+
+    workflow_id: str
+    version: str
+    digest: str
+    ir: str
+    graph: str
+    created_at: int
+
+
+class TokenRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One API token; the token itself is never stored, only its SHA-256."""
+
+    id: str
+    tenant_id: str
+    name: str
+    role: str
+    token_hash: str
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+
+class ExecutorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One life of one ExecutionActor process."""
+
+    incarnation: str
+    name: str
+    node: str
+    pid: int
+    isolation: str
+    capacity: int
+    live: int
+    state: Literal["active", "spare", "draining", "dead"]
+    started_at: int
+    heartbeat_at: int
+    gone: bool = False
+    """True: no longer an owner that others must respect (dead, or silent for OWNER_GONE_MS)."""
+
+
+class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution that somebody ought to activate now."""
+
+    tenant_id: str
+    execution_id: str
+    isolation: str
+    resources: str | None
+    owner: str | None
+    reason: Literal["unowned", "owner_gone", "timer_due", "inbox"]
+
+
+class TenantStore(Protocol):
+    """One tenant's rows. It cannot be made without a tenant, and sees no other's."""
+
+    tenant_id: str
+
+    async def register_workflow(self, row: WorkflowRow) -> WorkflowRow:
+        """Insert a version, or return the stored one when its digest is the same.
+
+        Raises:
+            Conflict: that version exists with another content.
+        """
+
+    async def workflow(self, workflow_id: str, version: str | None = None) -> WorkflowRow | None:
+        """One version; None for ``version`` means the latest registered."""
+
+    async def workflows(
+        self, *, workflow_id: str | None = None, limit: int = 50, offset: int = 0
+    ) -> tuple[list[WorkflowRow], int]:
+        """Versions, newest registration first, and how many there are. ``ir`` and ``graph`` are ''."""
+
+    async def execution(self, execution_id: str) -> ExecutionRow | None: ...
+
+    async def executions(
+        self,
+        *,
+        statuses: tuple[str, ...] | None = None,
+        workflow_id: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[list[ExecutionRow], int]:
+        """Executions, newest first (created_at desc, execution_id desc), and how many match."""
+
+    async def stored_execution(self, execution_id: str) -> StoredExecution | None: ...
+
+    async def events(self, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[EventRow]:
+        """Events with a sequence over ``after``, in order; [] for an unknown execution."""
+
+    async def idempotency(self, key: str, route: str) -> IdempotencyRecord | None:
+        """The unexpired record of a key, or None."""
+
+    async def create_token(self, row: TokenRow) -> None: ...
+
+    async def tokens(self) -> list[TokenRow]: ...
+
+    async def revoke_token(self, token_id: str) -> bool:
+        """Revoke by id or by name; False if there is no such live token."""
+
+
+class SystemStore(Protocol):
+    """The few queries across tenants: for owners, the Supervisor, and the token check."""
+
+    async def now(self) -> int:
+        """The database's clock."""
+
+    async def token_by_hash(self, token_hash: str) -> TokenRow | None: ...
+
+    async def fence(self, execution_id: str) -> Fence | None: ...
+
+    async def stored_execution(self, execution_id: str) -> StoredExecution | None: ...
+
+    async def workflow(self, tenant_id: str, workflow_id: str, version: str) -> WorkflowRow | None: ...
+
+    async def register_executor(self, row: ExecutorRow) -> int:
+        """Insert a new life (times are taken from the database); returns the database's now.
+
+        Earlier lives under the same name are marked dead in the same transaction:
+        Ray never runs two actors of one name, and the fence holds if it did.
+        """
+
+    async def heartbeat(self, incarnation: str, *, live: int, state: str) -> int | None:
+        """Beat once. Returns the database's now, or None if this life is marked dead or unknown."""
+
+    async def mark_dead(self, incarnations: tuple[str, ...]) -> None: ...
+
+    async def executors(self) -> list[ExecutorRow]:
+        """Every life not dead for over a minute, with ``gone`` computed by the database's clock."""
+
+    async def owned_by(self, incarnation: str) -> dict[str, Fence]:
+        """execution_id -> fence, for all rows it owns."""
+
+    async def sweep(self, *, limit: int) -> list[SweepRow]:
+        """Open executions that nobody drives: runnable and unowned, owner gone, timer due, unread inbox.
+
+        Oldest first, so that starts run in order.
+        """
+
+    async def backlog(self) -> int:
+        """How many open executions are runnable and unowned."""
+
+    async def prune(self) -> dict[str, int]:
+        """Delete expired idempotency records and old dead executors; counts by table."""
+
+
+class Store(Protocol):
+    """One opened database."""
+
+    journal: Journal
+    system: SystemStore
+
+    def tenant(self, tenant_id: str) -> TenantStore: ...
+
+    async def send(self, tenant_id: str, message: InboxMessage) -> None:
+        """Put a message into an inbox outside of any turn (idempotent by message id)."""
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the store cannot be read and written."""
+
+    async def close(self) -> None: ...
+
+
+OPEN_STATUSES = ("running", "paused")
+TERMINAL_STATUSES = ("completed", "failed", "cancelled", "limit_exceeded")
+STATUSES = OPEN_STATUSES + TERMINAL_STATUSES
+
+
+def encode_resources(resources: dict[str, Any] | None) -> str | None:
+    """Resources as the row keeps them."""
+    return None if not resources else msgspec.json.encode(resources, order="sorted").decode()

@@ -1,0 +1,345 @@
+"""PostgreSQL through psycopg 3: a group commits as one statement, in one round trip.
+
+A single statement outside of a transaction block is a transaction by itself, so
+no lock is held while this process thinks, or is stopped. Only a group with
+Idempotency-Keys takes a second round trip for its COMMIT: two such groups that
+race may have to be rolled back and tried again.
+"""
+
+import select
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.pool import NullPool
+
+from runtime.errors import JamjetError, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.store.backoff import Backoff
+from runtime.store.port import Outcome, Turn
+from runtime.store.sql import POSTGRES_CLOCK, Contended, Query, Session, T, describe
+
+CONNECT_TIMEOUT_S = 5
+SETTINGS = {
+    "lock_timeout": "2s",
+    "statement_timeout": "10s",
+    "idle_in_transaction_session_timeout": "5s",
+    "client_encoding": "UTF8",
+}
+TRIES_MAX = 5
+"""How often a group that lost a race to another writer's is tried again."""
+
+_TRANSIENT = (errors.DeadlockDetected, errors.SerializationFailure)
+_REFUSED_VALUES = (errors.DataError, errors.IntegrityError, UnicodeEncodeError, OverflowError)
+
+
+class PostgresDatabase:
+    """One PostgreSQL database."""
+
+    dialect: sa.Dialect = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
+    probe = "SELECT txid_current()"
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._reading = Backoff()
+
+    def reader(self) -> Session:
+        connection = self._reading.attempt(self._connect)
+        connection.execute("SET default_transaction_read_only = on")
+        return Session(connection)
+
+    def writer(self) -> "PostgresWriter":
+        return PostgresWriter(self)
+
+    def engine(self) -> sa.Engine:
+        def connect() -> Any:
+            connection = self._connect()
+            connection.autocommit = False
+            return connection
+
+        return sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+
+    def failure(self, error: Exception) -> Exception:
+        return _failure(error)
+
+    def is_lost(self, session: Session) -> bool:
+        return is_stale(session.connection)
+
+    def connect_writer(self) -> psycopg.Connection[Any]:
+        """A connection whose commits reach the disk before they are acknowledged."""
+        connection = self._connect()
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false)"
+            " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+        )
+        return connection
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        try:
+            connection = psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                tcp_user_timeout=10_000,
+                application_name="jamjet",
+            )
+            names = ", ".join(["set_config(%s, %s, false)"] * len(SETTINGS))
+            connection.execute(
+                f"SELECT {names}".encode(), [part for pair in SETTINGS.items() for part in pair]
+            )
+        except psycopg.Error as error:
+            raise Unavailable(f"the database cannot be reached: {describe(error)}") from error
+        return connection
+
+
+def is_stale(connection: psycopg.Connection[Any]) -> bool:
+    """True: the server has hung up, or has said something unasked, which is that it is about to."""
+    if connection.closed or connection.broken:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class PostgresWriter:
+    """The writing connection of one process, opened again when it is lost."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._connection: psycopg.Connection[Any] | None = None
+        self._backoff = Backoff()
+
+    def commit(self, turns: Sequence[Turn]) -> list[Outcome]:
+        document = _encode(turns)
+        commit = self._commit_at_once
+        if any(turn.idempotency is not None for turn in turns):
+            commit = self._commit_in_steps
+        for _ in range(TRIES_MAX):
+            found = commit(document)
+            if found is not None:
+                return [Outcome(found[turn.execution_id]) for turn in turns]
+        raise Contended("the group lost its race to other writers too often")
+
+    def run(self, query: Query[T]) -> T:
+        connection = self._ready()
+        try:
+            connection.execute("BEGIN")
+            result = query(Session(connection))
+        except JamjetError:
+            self._rollback(connection)
+            raise
+        except Exception as error:
+            self._rollback(connection)
+            raise _failure(error) from error
+        self._send_commit(connection)
+        return result
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _ready(self) -> psycopg.Connection[Any]:
+        connection = self._connection
+        if connection is not None and not is_stale(connection):
+            return connection
+        if connection is not None:
+            connection.close()
+            self._connection = None
+        self._connection = self._backoff.attempt(self._database.connect_writer)
+        return self._connection
+
+    def _commit_at_once(self, document: str) -> dict[str, str] | None:
+        connection = self._ready()
+        try:
+            rows = connection.execute(GROUP, (document,), prepare=True).fetchall()
+        except _TRANSIENT:
+            return None
+        except Exception as error:
+            if connection.broken or connection.closed:
+                raise _unknown(error) from error
+            raise _failure(error) from error
+        return {execution_id: outcome for execution_id, outcome, _ in rows}
+
+    def _commit_in_steps(self, document: str) -> dict[str, str] | None:
+        connection = self._ready()
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                cursor = connection.execute(GROUP, (document,), prepare=True)
+            rows = cursor.fetchall()
+        except _TRANSIENT:
+            self._rollback(connection)
+            return None
+        except Exception as error:
+            self._rollback(connection)
+            raise _failure(error) from error
+        if any(is_orphan for _, _, is_orphan in rows):
+            self._rollback(connection)
+            return None
+        self._send_commit(connection)
+        return {execution_id: outcome for execution_id, outcome, _ in rows}
+
+    def _send_commit(self, connection: psycopg.Connection[Any]) -> None:
+        try:
+            connection.execute("COMMIT")
+        except Exception as error:
+            if connection.broken or connection.closed:
+                raise _unknown(error) from error
+            self._rollback(connection)
+            raise _failure(error) from error
+
+    def _rollback(self, connection: psycopg.Connection[Any]) -> None:
+        with suppress(psycopg.Error):
+            connection.execute("ROLLBACK")
+
+
+def _encode(turns: Sequence[Turn]) -> str:
+    try:
+        return msgspec.json.encode(turns).decode()
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise ValueRejected(f"the turn cannot be encoded: {describe(error)}") from error
+
+
+def _unknown(error: Exception) -> OutcomeUnknown:
+    return OutcomeUnknown(f"the connection was lost during a commit: {describe(error)}")
+
+
+def _failure(error: Exception) -> Exception:
+    if isinstance(error, errors.LockNotAvailable):
+        return Contended(f"the database kept a row locked: {describe(error)}")
+    if isinstance(error, _REFUSED_VALUES):
+        return ValueRejected(f"the database refused the values: {describe(error)}")
+    if isinstance(error, psycopg.Error):
+        return Unavailable(f"the database is unavailable: {describe(error)}")
+    return error
+
+
+GROUP = """
+WITH turn AS MATERIALIZED (
+    SELECT *, idempotency ->> 'route' AS route, idempotency ->> 'key' AS key
+    FROM json_to_recordset(%s::json) AS member(
+        tenant_id text, execution_id text, expected_epoch bigint, expected_sequence bigint, new json,
+        owner text, owner_epoch bigint, sequence bigint, status text, runnable boolean, wake_at bigint,
+        steps bigint, error text, updated_at bigint, completed_at bigint, events json, snapshot text,
+        idempotency json, inbox_consumed json, inbox_sent json
+    )
+),
+-- Locks the rows in one order for every writer, and reads them as they are now.
+fence AS MATERIALIZED (
+    SELECT row.execution_id, row.tenant_id, row.owner_epoch, row.sequence
+    FROM executions AS row JOIN turn USING (execution_id)
+    ORDER BY row.execution_id
+    FOR UPDATE OF row
+),
+taken AS MATERIALIZED (
+    SELECT turn.execution_id
+    FROM turn JOIN idempotency AS kept USING (tenant_id, route, key)
+    WHERE kept.expires_at > {now}
+),
+admitted AS MATERIALIZED (
+    SELECT turn.*
+    FROM turn LEFT JOIN fence USING (execution_id)
+    WHERE turn.execution_id NOT IN (SELECT execution_id FROM taken)
+    AND CASE WHEN turn.new IS NULL
+        THEN (fence.tenant_id, fence.owner_epoch, fence.sequence)
+            = (turn.tenant_id, turn.expected_epoch, turn.expected_sequence)
+        ELSE fence.execution_id IS NULL
+        END
+),
+claimed AS (
+    INSERT INTO idempotency AS kept (tenant_id, route, key, fingerprint, status, body, expires_at)
+    SELECT tenant_id, route, key, idempotency ->> 'fingerprint', (idempotency ->> 'status')::integer,
+        idempotency ->> 'body', (idempotency ->> 'expires_at')::bigint
+    FROM admitted
+    WHERE idempotency IS NOT NULL
+    ORDER BY tenant_id, route, key
+    ON CONFLICT (tenant_id, route, key) DO UPDATE SET
+        fingerprint = excluded.fingerprint, status = excluded.status, body = excluded.body,
+        expires_at = excluded.expires_at
+    WHERE kept.expires_at <= {now}
+    RETURNING tenant_id, route, key
+),
+ready AS MATERIALIZED (
+    SELECT admitted.*, claimed.key IS NOT NULL AS is_claimed
+    FROM admitted LEFT JOIN claimed USING (tenant_id, route, key)
+    WHERE admitted.idempotency IS NULL OR claimed.key IS NOT NULL
+),
+started AS (
+    INSERT INTO executions (
+        execution_id, tenant_id, workflow_id, workflow_version, status, isolation, resources, owner,
+        owner_epoch, sequence, runnable, wake_at, steps, error, created_at, updated_at, completed_at
+    )
+    SELECT execution_id, tenant_id, new ->> 'workflow_id', new ->> 'workflow_version', status,
+        new ->> 'isolation', new ->> 'resources', owner, owner_epoch, sequence, runnable, wake_at, steps,
+        error, (new ->> 'created_at')::bigint, updated_at, completed_at
+    FROM ready
+    WHERE new IS NOT NULL
+    ORDER BY execution_id
+    ON CONFLICT (execution_id) DO NOTHING
+    RETURNING execution_id
+),
+moved AS (
+    UPDATE executions AS row SET
+        owner = ready.owner, owner_epoch = ready.owner_epoch, sequence = ready.sequence,
+        status = ready.status, runnable = ready.runnable, wake_at = ready.wake_at, steps = ready.steps,
+        error = ready.error, updated_at = ready.updated_at, completed_at = ready.completed_at
+    FROM ready
+    WHERE ready.new IS NULL
+    AND row.execution_id = ready.execution_id AND row.tenant_id = ready.tenant_id
+    AND row.owner_epoch = ready.expected_epoch AND row.sequence = ready.expected_sequence
+    RETURNING row.execution_id
+),
+won AS MATERIALIZED (
+    SELECT ready.*
+    FROM ready JOIN (SELECT execution_id FROM started UNION ALL SELECT execution_id FROM moved) AS passed
+        USING (execution_id)
+),
+appended AS (
+    INSERT INTO events (execution_id, sequence, tenant_id, type, node_id, data, created_at)
+    SELECT won.execution_id, event.sequence, won.tenant_id, event.type, event.node_id, event.data,
+        event.created_at
+    FROM won CROSS JOIN LATERAL json_to_recordset(won.events) AS event(
+        sequence bigint, type text, node_id text, data text, created_at bigint
+    )
+),
+kept AS (
+    INSERT INTO snapshots (execution_id, tenant_id, sequence, data)
+    SELECT execution_id, tenant_id, sequence, snapshot
+    FROM won
+    WHERE snapshot IS NOT NULL
+    ON CONFLICT (execution_id) DO UPDATE SET
+        tenant_id = excluded.tenant_id, sequence = excluded.sequence, data = excluded.data
+),
+consumed AS (
+    UPDATE inbox SET consumed_at = won.updated_at
+    FROM won CROSS JOIN LATERAL json_array_elements_text(won.inbox_consumed) AS message(id)
+    WHERE inbox.execution_id = won.execution_id AND inbox.message_id = message.id
+    AND inbox.tenant_id = won.tenant_id
+),
+sent AS (
+    INSERT INTO inbox (execution_id, message_id, tenant_id, body, created_at, ordinal)
+    SELECT message.value ->> 'execution_id', message.value ->> 'message_id', won.tenant_id,
+        message.value ->> 'body', won.updated_at, message.place - 1
+    FROM won CROSS JOIN LATERAL json_array_elements(won.inbox_sent) WITH ORDINALITY AS message(value, place)
+    ORDER BY 1, 2
+    ON CONFLICT (execution_id, message_id) DO NOTHING
+)
+SELECT turn.execution_id,
+    CASE
+        WHEN won.execution_id IS NOT NULL THEN 'committed'
+        WHEN taken.execution_id IS NOT NULL THEN 'key_taken'
+        WHEN admitted.execution_id IS NOT NULL AND ready.execution_id IS NULL THEN 'key_taken'
+        ELSE 'fenced'
+    END,
+    -- Its key was recorded, and then its fence did not hold: nothing of the group may stay.
+    won.execution_id IS NULL AND ready.is_claimed IS TRUE
+FROM turn
+    LEFT JOIN taken USING (execution_id)
+    LEFT JOIN admitted USING (execution_id)
+    LEFT JOIN ready USING (execution_id)
+    LEFT JOIN won USING (execution_id)
+""".replace("{now}", POSTGRES_CLOCK)

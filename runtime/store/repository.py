@@ -1,0 +1,379 @@
+"""The SQL stores: a tenant's rows, the few queries across tenants, and what holds them together."""
+
+import time
+from typing import Any
+
+import msgspec
+
+from runtime.errors import Conflict, ValueRejected
+from runtime.ids import DEFAULT_TENANT
+from runtime.store.journal import GroupCommitJournal
+from runtime.store.port import (
+    EventRow,
+    ExecutionRow,
+    ExecutorRow,
+    Fence,
+    IdempotencyRecord,
+    InboxMessage,
+    Journal,
+    StoredExecution,
+    SweepRow,
+    SystemStore,
+    TokenRow,
+    WorkflowRow,
+)
+from runtime.store.queries import Queries
+from runtime.store.sql import Database, Query, Session, Statement, T
+from runtime.store.threads import Readers
+from runtime.store.values import check_row
+
+READ_THREADS = 4
+PRUNE_ROWS_MAX = 5_000
+TOTAL_EXACT_MAX = 10_000
+TOTAL_AGE_S = 1.0
+
+_NOTHING: tuple[list[Any], int] = ([], 0)
+
+_tail = msgspec.json.Decoder(tuple[EventRow, ...])
+_messages = msgspec.json.Decoder(tuple[InboxMessage, ...])
+
+
+class SqlStore:
+    """One opened SQL database: reads on a few threads, writes on the journal's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queries = Queries(database.dialect)
+        self._readers = Readers(database, READ_THREADS)
+        self._totals = _Totals()
+        self._writes = GroupCommitJournal(database)
+        self.journal: Journal = self._writes
+        self.system: SystemStore = SqlSystemStore(self._queries, self._readers, self._writes)
+
+    def tenant(self, tenant_id: str) -> "SqlTenantStore":
+        return SqlTenantStore(tenant_id, self._queries, self._readers, self._writes, self._totals)
+
+    async def send(self, tenant_id: str, message: InboxMessage) -> None:
+        check_row(message, message.execution_id)
+        values = msgspec.structs.asdict(message)
+        await self._writes.run(
+            lambda session: session.execute(self._queries.send, tenant_id=tenant_id, **values)
+        )
+
+    async def ping(self) -> None:
+        await self.system.now()
+        await self._writes.run(lambda session: session.connection.execute(self._database.probe))
+
+    async def close(self) -> None:
+        await self._writes.close()
+        await self._readers.close()
+
+
+class SqlTenantStore:
+    """One tenant's rows: every statement has the tenant in its condition."""
+
+    def __init__(
+        self,
+        tenant_id: str,
+        queries: Queries,
+        readers: Readers,
+        journal: GroupCommitJournal,
+        totals: "_Totals",
+    ) -> None:
+        self.tenant_id = tenant_id
+        self._queries = queries
+        self._readers = readers
+        self._journal = journal
+        self._totals = totals
+
+    async def register_workflow(self, row: WorkflowRow) -> WorkflowRow:
+        check_row(row, row.workflow_id)
+        queries, tenant_id = self._queries, self.tenant_id
+        name = {"tenant_id": tenant_id, "workflow_id": row.workflow_id, "version": row.version}
+
+        def register(session: Session) -> WorkflowRow:
+            if queries.lock is not None:
+                session.execute(queries.lock, name=f"workflows:{tenant_id}")
+            stored = session.row(queries.workflow, **name)
+            if stored is None:
+                session.execute(queries.register_workflow, tenant_id=tenant_id, **msgspec.structs.asdict(row))
+                return row
+            found = WorkflowRow(**dict(zip(WorkflowRow.__struct_fields__, stored, strict=True)))
+            if found.digest != row.digest:
+                raise Conflict(
+                    f"workflow {row.workflow_id!r} version {row.version!r} is registered with another content"
+                )
+            return found
+
+        return await self._journal.run(register)
+
+    async def workflow(self, workflow_id: str, version: str | None = None) -> WorkflowRow | None:
+        if version is None:
+            statement, values = self._queries.latest_workflow, {}
+        else:
+            statement, values = self._queries.workflow, {"version": version}
+        found = await _row(
+            self._readers, statement, tenant_id=self.tenant_id, workflow_id=workflow_id, **values
+        )
+        return _struct(WorkflowRow, found)
+
+    async def workflows(
+        self, *, workflow_id: str | None = None, limit: int = 50, offset: int = 0
+    ) -> tuple[list[WorkflowRow], int]:
+        named = workflow_id is not None
+        values = {"tenant_id": self.tenant_id} | ({"workflow_id": workflow_id} if named else {})
+
+        def page(session: Session) -> tuple[list[Any], int]:
+            rows = session.rows(self._queries.workflow_page[named], limit=limit, offset=offset, **values)
+            return rows, session.scalar(self._queries.workflow_count[named], **values)
+
+        rows, total = await _known(self._readers, page, _NOTHING)
+        return [_made(WorkflowRow, row) for row in rows], total
+
+    async def execution(self, execution_id: str) -> ExecutionRow | None:
+        found = await _row(
+            self._readers, self._queries.execution, tenant_id=self.tenant_id, execution_id=execution_id
+        )
+        return None if found is None else _execution(found)
+
+    async def executions(
+        self,
+        *,
+        statuses: tuple[str, ...] | None = None,
+        workflow_id: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[list[ExecutionRow], int]:
+        if statuses == ():
+            return [], 0
+        wanted = tuple(sorted(set(statuses or ())))
+        named = workflow_id is not None
+        values: dict[str, Any] = {f"status_{number}": status for number, status in enumerate(wanted)}
+        values |= {"tenant_id": self.tenant_id} | ({"workflow_id": workflow_id} if named else {})
+
+        def page(session: Session) -> tuple[list[Any], int]:
+            rows = session.rows(
+                self._queries.execution_page(len(wanted), named), limit=limit, offset=offset, **values
+            )
+            count = self._queries.execution_count(len(wanted), named)
+            key = (self.tenant_id, wanted, workflow_id)
+            return rows, self._totals.get(key, lambda: session.scalar(count, **values))
+
+        rows, total = await _known(self._readers, page, _NOTHING)
+        return [_execution(row) for row in rows], total
+
+    async def stored_execution(self, execution_id: str) -> StoredExecution | None:
+        return _stored(
+            await _row(
+                self._readers,
+                self._queries.stored_execution[True],
+                tenant_id=self.tenant_id,
+                execution_id=execution_id,
+            )
+        )
+
+    async def events(self, execution_id: str, *, after: int = 0, limit: int | None = None) -> list[EventRow]:
+        values: dict[str, Any] = {"tenant_id": self.tenant_id, "execution_id": execution_id, "after": after}
+        if limit is not None:
+            values["limit"] = limit
+        statement = self._queries.events[limit is not None]
+        rows: list[Any] = await _known(self._readers, lambda session: session.rows(statement, **values), [])
+        return [EventRow(*row) for row in rows]
+
+    async def idempotency(self, key: str, route: str) -> IdempotencyRecord | None:
+        found = await _row(
+            self._readers, self._queries.idempotency, tenant_id=self.tenant_id, key=key, route=route
+        )
+        return _struct(IdempotencyRecord, found)
+
+    async def create_token(self, row: TokenRow) -> None:
+        """Raises:
+        Conflict: there is a token with that id or hash.
+        """
+        check_row(row, row.id)
+        if row.tenant_id != self.tenant_id:
+            raise ValueError(f"token {row.id!r} belongs to {row.tenant_id!r}, not to {self.tenant_id!r}")
+        values = msgspec.structs.asdict(row)
+
+        def create(session: Session) -> int:
+            return session.execute(self._queries.create_token, **values).rowcount
+
+        if await self._journal.run(create) == 0:
+            raise Conflict(f"token {row.id!r} exists already")
+
+    async def tokens(self) -> list[TokenRow]:
+        rows = await self._readers.read(
+            lambda session: session.rows(self._queries.tokens, tenant_id=self.tenant_id)
+        )
+        return [_made(TokenRow, row) for row in rows]
+
+    async def revoke_token(self, token_id: str) -> bool:
+        def revoke(session: Session) -> int:
+            return session.execute(
+                self._queries.revoke_token, tenant_id=self.tenant_id, name=token_id
+            ).rowcount
+
+        return await self._journal.run(revoke) > 0
+
+
+class SqlSystemStore:
+    """The queries across tenants."""
+
+    def __init__(self, queries: Queries, readers: Readers, journal: GroupCommitJournal) -> None:
+        self._queries = queries
+        self._readers = readers
+        self._journal = journal
+
+    async def now(self) -> int:
+        now: int = await self._readers.read(lambda session: session.scalar(self._queries.now))
+        return now
+
+    async def token_by_hash(self, token_hash: str) -> TokenRow | None:
+        found = await _row(self._readers, self._queries.token_by_hash, token_hash=token_hash)
+        return _struct(TokenRow, found)
+
+    async def fence(self, execution_id: str) -> Fence | None:
+        found = await _row(self._readers, self._queries.fence, execution_id=execution_id)
+        return None if found is None else Fence(*found)
+
+    async def stored_execution(self, execution_id: str) -> StoredExecution | None:
+        statement = self._queries.stored_execution[False]
+        return _stored(await _row(self._readers, statement, execution_id=execution_id))
+
+    async def workflow(self, tenant_id: str, workflow_id: str, version: str) -> WorkflowRow | None:
+        found = await _row(
+            self._readers,
+            self._queries.workflow,
+            tenant_id=tenant_id,
+            workflow_id=workflow_id,
+            version=version,
+        )
+        return _struct(WorkflowRow, found)
+
+    async def register_executor(self, row: ExecutorRow) -> int:
+        check_row(row, row.incarnation)
+        queries = self._queries
+        values = {name: getattr(row, name) for name in row.__struct_fields__ if not name.endswith("_at")}
+        del values["gone"]
+
+        def register(session: Session) -> int:
+            if queries.lock is not None:
+                session.execute(queries.lock, name=f"executors:{row.name}")
+            session.execute(queries.bury_namesakes, name=row.name, incarnation=row.incarnation)
+            session.execute(queries.insert_executor, tenant_id=DEFAULT_TENANT, **values)
+            now: int = session.scalar(queries.now)
+            return now
+
+        return await self._journal.run(register)
+
+    async def heartbeat(self, incarnation: str, *, live: int, state: str) -> int | None:
+        def beat(session: Session) -> Any | None:
+            return session.row(self._queries.heartbeat, incarnation=incarnation, live=live, state=state)
+
+        found = await self._journal.run(beat)
+        return None if found is None else found[0]
+
+    async def mark_dead(self, incarnations: tuple[str, ...]) -> None:
+        def mark(session: Session) -> None:
+            for incarnation in sorted(incarnations):
+                session.execute(self._queries.mark_dead, incarnation=incarnation)
+
+        await self._journal.run(mark)
+
+    async def executors(self) -> list[ExecutorRow]:
+        rows = await self._readers.read(lambda session: session.rows(self._queries.executors))
+        fields = ExecutorRow.__struct_fields__
+        return [ExecutorRow(**dict(zip(fields, (*row[:-1], bool(row[-1])), strict=True))) for row in rows]
+
+    async def owned_by(self, incarnation: str) -> dict[str, Fence]:
+        rows = await self._readers.read(
+            lambda session: session.rows(self._queries.owned_by, owner=incarnation)
+        )
+        return {execution_id: Fence(*fence) for execution_id, *fence in rows}
+
+    async def sweep(self, *, limit: int) -> list[SweepRow]:
+        rows = await self._readers.read(lambda session: session.rows(self._queries.sweep, limit=limit))
+        return [_made(SweepRow, row) for row in rows]
+
+    async def backlog(self) -> int:
+        count: int = await self._readers.read(lambda session: session.scalar(self._queries.backlog))
+        return count
+
+    async def prune(self) -> dict[str, int]:
+        return {table: await self._prune(statement) for table, statement in self._queries.prunes.items()}
+
+    async def _prune(self, statement: Statement) -> int:
+        def delete(session: Session) -> int:
+            return session.execute(statement, limit=PRUNE_ROWS_MAX).rowcount
+
+        total = deleted = await self._journal.run(delete)
+        while deleted == PRUNE_ROWS_MAX:
+            deleted = await self._journal.run(delete)
+            total += deleted
+        return total
+
+
+class _Totals:
+    """Counts of long lists, kept for a second: counting a hundred thousand rows costs more than a page."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[int, float]] = {}
+
+    def get(self, key: Any, count: Any) -> int:
+        kept = self._kept.get(key)
+        if kept is not None and time.monotonic() - kept[1] < TOTAL_AGE_S:
+            return kept[0]
+        total: int = count()
+        if total > TOTAL_EXACT_MAX:
+            if len(self._kept) > 1_000:
+                self._kept.clear()
+            self._kept[key] = (total, time.monotonic())
+        else:
+            self._kept.pop(key, None)
+        return total
+
+
+# --- rows into structs ------------------------------------------------------------------------------
+
+
+async def _known(readers: Readers, query: Query[T], unknown: T) -> T:
+    """Read; a name that no row could have names nothing."""
+    try:
+        return await readers.read(query)
+    except ValueRejected:
+        return unknown
+
+
+async def _row(readers: Readers, statement: Statement, **values: Any) -> Any | None:
+    return await _known(readers, lambda session: session.row(statement, **values), None)
+
+
+def _made(kind: type[T], row: Any) -> T:
+    fields = kind.__struct_fields__  # type: ignore[attr-defined]
+    return kind(**dict(zip(fields, row, strict=True)))
+
+
+def _struct(kind: type[T], row: Any | None) -> T | None:
+    return None if row is None else _made(kind, row)
+
+
+_RUNNABLE = ExecutionRow.__struct_fields__.index("runnable")
+
+
+def _execution(row: Any) -> ExecutionRow:
+    values = list(row)
+    values[_RUNNABLE] = bool(values[_RUNNABLE])  # SQLite has no booleans
+    return _made(ExecutionRow, values)
+
+
+def _stored(row: Any | None) -> StoredExecution | None:
+    if row is None:
+        return None
+    *execution, snapshot, sequence, tail, unread = row
+    return StoredExecution(
+        row=_execution(execution),
+        snapshot=snapshot,
+        snapshot_sequence=sequence or 0,
+        tail=_tail.decode(tail),
+        inbox=_messages.decode(unread),
+    )

@@ -1,0 +1,202 @@
+"""The tables, for SQLite and PostgreSQL alike.
+
+Times are milliseconds since the epoch, JSON is TEXT, and every table names its
+tenant. Identifiers compare by byte on both databases. The partial indexes keep
+what is swept once a second apart from the many executions that have ended.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Index, MetaData, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from runtime.ids import DEFAULT_TENANT
+
+OPEN = "status IN ('running', 'paused')"
+"""Condition of an open execution. Queries repeat it literally: SQLite matches a partial index by its text."""
+
+UNDRIVEN = f"owner IS NULL AND {OPEN}"
+RUNNABLE = f"{UNDRIVEN} AND runnable"
+DORMANT = f"{UNDRIVEN} AND NOT runnable"
+WAKING = f"{DORMANT} AND wake_at IS NOT NULL"
+OWNED = f"owner IS NOT NULL AND {OPEN}"
+UNREAD = "consumed_at IS NULL"
+
+metadata = MetaData()
+
+_Id: Any = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+class Table(SQLModel):
+    """Base of all tables."""
+
+    metadata: ClassVar[MetaData] = metadata
+
+
+class Workflow(Table, table=True):
+    """One registered version of a workflow."""
+
+    __tablename__ = "workflows"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "position", name="uq_workflows_position"),
+        Index("ix_workflows_latest", "tenant_id", "workflow_id", "position"),
+    )
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    workflow_id: str = Field(primary_key=True, sa_type=_Id)
+    version: str = Field(primary_key=True, sa_type=_Id)
+    position: int = Field(sa_type=BigInteger)
+    """Counts registrations of one tenant: the highest is the latest."""
+    digest: str = Field(sa_type=Text)
+    ir: str = Field(sa_type=Text)
+    graph: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class Execution(Table, table=True):
+    """One execution: its fence, and what lists and sweeps need to know of it.
+
+    It keeps SQLite's rowid, so that executions of one time share pages and the
+    many updates of young rows touch few of them.
+    """
+
+    __tablename__ = "executions"
+    __table_args__ = (
+        Index("ix_executions_newest", "tenant_id", "created_at", "execution_id"),
+        Index("ix_executions_status", "tenant_id", "status", "created_at", "execution_id"),
+        Index("ix_executions_workflow", "tenant_id", "workflow_id", "created_at", "execution_id"),
+        _partial("ix_executions_runnable", "created_at", "execution_id", where=RUNNABLE),
+        _partial("ix_executions_waking", "wake_at", where=WAKING),
+        _partial("ix_executions_owned", "owner", where=OWNED),
+    )
+
+    execution_id: str = Field(primary_key=True, sa_type=_Id)
+    tenant_id: str = Field(sa_type=_Id)
+    workflow_id: str = Field(sa_type=_Id)
+    workflow_version: str = Field(sa_type=_Id)
+    status: str = Field(sa_type=Text)
+    isolation: str = Field(sa_type=Text)
+    resources: str | None = Field(default=None, sa_type=Text)
+    owner: str | None = Field(default=None, sa_type=_Id)
+    owner_epoch: int = Field(sa_type=BigInteger)
+    sequence: int = Field(sa_type=BigInteger)
+    runnable: bool
+    wake_at: int | None = Field(default=None, sa_type=BigInteger)
+    steps: int = Field(sa_type=BigInteger)
+    error: str | None = Field(default=None, sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
+    completed_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Event(Table, table=True):
+    """One event of one execution's log, stored in the order of its key."""
+
+    __tablename__ = "events"
+    __table_args__: ClassVar[dict[str, Any]] = {"sqlite_with_rowid": False}
+
+    execution_id: str = Field(primary_key=True, sa_type=_Id)
+    sequence: int = Field(primary_key=True, sa_type=BigInteger)
+    tenant_id: str = Field(sa_type=_Id)
+    type: str = Field(sa_type=Text)
+    node_id: str | None = Field(default=None, sa_type=Text)
+    data: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class Snapshot(Table, table=True):
+    """The latest fold of one execution, at ``sequence``."""
+
+    __tablename__ = "snapshots"
+
+    execution_id: str = Field(primary_key=True, sa_type=_Id)
+    tenant_id: str = Field(sa_type=_Id)
+    sequence: int = Field(sa_type=BigInteger)
+    data: str = Field(sa_type=Text)
+
+
+class Idempotency(Table, table=True):
+    """The answer kept for one Idempotency-Key of one route."""
+
+    __tablename__ = "idempotency"
+    __table_args__ = (Index("ix_idempotency_expiry", "expires_at"),)
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    route: str = Field(primary_key=True, sa_type=_Id)
+    key: str = Field(primary_key=True, sa_type=_Id)
+    fingerprint: str = Field(sa_type=Text)
+    status: int
+    body: str = Field(sa_type=Text)
+    expires_at: int = Field(sa_type=BigInteger)
+
+
+class Inbox(Table, table=True):
+    """A message to an execution. A consumed one stays a day, so that its id is known when it comes again."""
+
+    __tablename__ = "inbox"
+    __table_args__ = (
+        _partial("ix_inbox_unread", "execution_id", where=UNREAD),
+        _partial("ix_inbox_consumed", "consumed_at", where="consumed_at IS NOT NULL"),
+    )
+
+    execution_id: str = Field(primary_key=True, sa_type=_Id)
+    message_id: str = Field(primary_key=True, sa_type=_Id)
+    tenant_id: str = Field(sa_type=_Id)
+    body: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    ordinal: int
+    """Its place among the messages of the turn that sent it."""
+    consumed_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class ApiToken(Table, table=True):
+    """One bearer token, known by the SHA-256 of its text."""
+
+    __tablename__ = "api_tokens"
+    __table_args__ = (
+        UniqueConstraint("token_hash", name="uq_api_tokens_hash"),
+        Index("ix_api_tokens_tenant", "tenant_id"),
+    )
+
+    id: str = Field(primary_key=True, sa_type=_Id)
+    tenant_id: str = Field(sa_type=_Id)
+    name: str = Field(sa_type=Text)
+    role: str = Field(sa_type=Text)
+    token_hash: str = Field(sa_type=_Id)
+    created_at: int = Field(sa_type=BigInteger)
+    expires_at: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Executor(Table, table=True):
+    """One life of one ExecutionActor. Such a process serves every tenant, so its row is the default one's."""
+
+    __tablename__ = "executors"
+    __table_args__ = (Index("ix_executors_name", "name"),)
+
+    incarnation: str = Field(primary_key=True, sa_type=_Id)
+    tenant_id: str = Field(default=DEFAULT_TENANT, sa_type=_Id)
+    name: str = Field(sa_type=_Id)
+    node: str = Field(sa_type=Text)
+    pid: int = Field(sa_type=BigInteger)
+    isolation: str = Field(sa_type=Text)
+    capacity: int
+    live: int
+    state: str = Field(sa_type=Text)
+    started_at: int = Field(sa_type=BigInteger)
+    heartbeat_at: int = Field(sa_type=BigInteger)
+    dead_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+workflows = metadata.tables["workflows"]
+executions = metadata.tables["executions"]
+events = metadata.tables["events"]
+snapshots = metadata.tables["snapshots"]
+idempotency = metadata.tables["idempotency"]
+inbox = metadata.tables["inbox"]
+api_tokens = metadata.tables["api_tokens"]
+executors = metadata.tables["executors"]

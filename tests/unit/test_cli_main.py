@@ -1,0 +1,159 @@
+"""What the command line promises before it does anything: a quick start, and one sentence for an error."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api.cli import main as cli
+
+HEAVY = ("ray", "fastapi", "sqlalchemy", "httpx", "rich", "pydantic", "structlog")
+
+
+@pytest.mark.parametrize("module", ["api.cli.main", "api.cli.server", "api.cli.dev"])
+def test_importing_the_commands_imports_nothing_heavy(module: str) -> None:
+    script = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+
+    assert capsys.readouterr().out.startswith("jamjet 0.")
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__, command.callback
+
+
+class TestDev:
+    def test_a_taken_port_is_said_in_one_sentence(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("api.launch.launcher.PORT_PATIENCE_S", 0.0)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+
+            assert cli.main(["dev", "--port", str(port)]) == 2
+
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"error: port {port} on 127.0.0.1 is taken: end what uses it, or choose another with --port"
+        )
+        assert not (tmp_path / ".jamjet").exists()
+
+    def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "file").write_text("")
+
+        assert cli.main(["dev", "--port", str(free_port()), "--db", "file/runtime.db"]) == 2
+
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ")
+        assert "file" in last
+        assert "Traceback" not in last
+
+    def test_without_auth_only_this_machine_may_call(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+
+        assert cli.main(["dev", "--no-auth", "--bind", "0.0.0.0"]) == 2
+
+        assert "must be a loopback one, not '0.0.0.0'" in capsys.readouterr().err
+
+    def test_a_setting_that_is_wrong_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("JAMJET_LIVE_MAX", "many")
+
+        assert cli.main(["dev"]) == 2
+
+        assert capsys.readouterr().err == "error: JAMJET_LIVE_MAX is 'many': it must be a whole number\n"
+
+
+class TestServer:
+    def test_without_auth_it_refuses_an_open_address(self, tmp_path: Path) -> None:
+        environment = {**os.environ, "JAMJET_DEV_MODE": "1", "JAMJET_BIND": "0.0.0.0"}
+
+        ended = subprocess.run(
+            [sys.executable, "-c", "from api.cli.server import run; run()"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert ended.returncode == 2
+        assert "must be a loopback one" in ended.stderr
+        assert '"level": "error"' in ended.stderr
+
+
+class TestDevToken:
+    async def test_it_is_made_once_and_private(self, tmp_path: Path) -> None:
+        from api.cli.dev_token import ensure_dev_token
+        from runtime.store import open_store
+
+        path = tmp_path / "kept" / "dev-token"
+        store = await open_store(str(tmp_path / "runtime.db"))
+        try:
+            first = await ensure_dev_token(store, path)
+            again = await ensure_dev_token(store, path)
+            [row] = await store.tenant("default").tokens()
+        finally:
+            await store.close()
+
+        assert first == again
+        assert path.read_text() == f"{first}\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert row.role == "operator"
+        assert first not in str(row)
+
+    async def test_a_kept_token_of_another_database_is_replaced(self, tmp_path: Path) -> None:
+        from api.cli.dev_token import ensure_dev_token
+        from runtime.store import open_store
+
+        path = tmp_path / "dev-token"
+        tokens = []
+        for name in ("one.db", "two.db"):
+            store = await open_store(str(tmp_path / name))
+            tokens.append(await ensure_dev_token(store, path))
+            await store.close()
+
+        assert tokens[0] != tokens[1]
+        assert path.read_text().strip() == tokens[1]
+
+    async def test_a_revoked_token_is_replaced(self, tmp_path: Path) -> None:
+        from api.cli.dev_token import ensure_dev_token
+        from runtime.store import open_store
+
+        store = await open_store(str(tmp_path / "runtime.db"))
+        try:
+            first = await ensure_dev_token(store, tmp_path / "dev-token")
+            [row] = await store.tenant("default").tokens()
+            await store.tenant("default").revoke_token(row.id)
+            second = await ensure_dev_token(store, tmp_path / "dev-token")
+        finally:
+            await store.close()
+
+        assert first != second
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
