@@ -119,7 +119,7 @@ class ExecutionActor:
 
     async def leave(self) -> None:
         """End this actor for good."""
-        ray.actor.exit_actor()
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     # --- life -----------------------------------------------------------------------------------
 

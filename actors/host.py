@@ -258,7 +258,8 @@ class ExecutionHost:
         row = stored.row
         if only_ours and row.owner != self.incarnation:
             raise Redirect("not ours any more", owner=row.owner)
-        if row.owner not in (None, self.incarnation) and not await self._is_gone(row.owner):
+        others = row.owner is not None and row.owner != self.incarnation
+        if others and not await self._is_gone(row.owner or ""):
             raise Redirect(f"execution {execution_id} is owned by {row.owner}", owner=row.owner)
         plan = await self._plans.get(row.tenant_id, row.workflow_id, row.workflow_version)
         seat = Seat(row.tenant_id, plan, fold_stored(stored, plan), row.owner_epoch)
@@ -278,9 +279,18 @@ class ExecutionHost:
         self._put(seat, Mail(sg.Recover()))
         return seat
 
-    async def _is_gone(self, incarnation: str | None) -> bool:
-        executors = await self._store.system.executors()
-        return all(executor.incarnation != incarnation or executor.gone for executor in executors)
+    async def _is_gone(self, incarnation: str) -> bool:
+        """Whether an owner need no longer be respected. Being gone is made final first.
+
+        Otherwise a silent owner could beat again while it is being taken over, and
+        trust its lease.
+        """
+        for executor in await self._store.system.executors():
+            if executor.incarnation == incarnation:
+                if not executor.gone:
+                    return False
+                await self._store.system.mark_dead((incarnation,))
+        return True
 
     # --- the mailbox ----------------------------------------------------------------------------
 
@@ -325,6 +335,10 @@ class ExecutionHost:
                 refuse_all(seat.mailbox, Redirect("the execution moved away", owner=None))
 
     async def _take_turn(self, seat: Seat, batch: list[Mail]) -> None:
+        if seat.taken and self._lease_is_doubtful() and not await self._still_ours(seat):
+            # What it remembers may be old: not even a refusal may be said from it.
+            await self._fenced(seat, batch)
+            return
         decisions = self._decide(seat, batch)
         state = decisions[-1][1].state if decisions else seat.state
         events = [event for _, decision in decisions for event in decision.events]

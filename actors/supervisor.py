@@ -18,7 +18,7 @@ from actors import fleet, names
 from actors.settings import Settings
 from runtime.errors import JamjetError, Unavailable
 from runtime.store import open_store
-from runtime.store.port import ExecutorRow, Store, SweepRow
+from runtime.store.port import OWNER_GONE_MS, ExecutorRow, Store, SweepRow
 
 log = logging.getLogger("jamjet.supervisor")
 
@@ -41,6 +41,8 @@ class Supervisor:
         self._offered: set[str] = set()
         """Executions offered to an actor whose answer has not come yet."""
         self._pruned_at = 0.0
+        self._trusts_silence_at = 0.0
+        """After an outage of the store every owner looks silent: let them beat first."""
         self._rounds = 0
         self._life = asyncio.get_event_loop().create_task(self._live())
 
@@ -53,6 +55,7 @@ class Supervisor:
                 await self._round()
                 self._rounds += 1
             except JamjetError as error:
+                self._trusts_silence_at = asyncio.get_running_loop().time() + OWNER_GONE_MS / 1_000
                 log.warning("a round was cut short: %s", error)
             except Exception:
                 log.exception("a round broke")
@@ -76,7 +79,8 @@ class Supervisor:
         here: str = ray.get_runtime_context().get_node_id()
         if self._settings.one_node:
             return [here]
-        return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return [node["NodeID"] for node in nodes if node["Alive"]]
 
     def _keep_fleet(self, nodes: list[str]) -> None:
         for node_id in nodes:
@@ -130,7 +134,7 @@ class Supervisor:
     async def _sweep(self, executors: list[ExecutorRow]) -> None:
         """Offer executions that nobody drives to actors with room."""
         assert self._store is not None
-        rows = [row for row in await self._store.system.sweep(limit=SWEEP_MAX) if self._is_new(row)]
+        rows = [row for row in await self._store.system.sweep(limit=SWEEP_MAX) if self._is_offered_now(row)]
         takers = [
             row for row in executors if row.isolation == "shared" and row.state == "active" and not row.gone
         ]
@@ -150,8 +154,9 @@ class Supervisor:
             self._activating.add(task)
             task.add_done_callback(self._activating.discard)
 
-    def _is_new(self, row: SweepRow) -> bool:
-        return row.execution_id not in self._offered
+    def _is_offered_now(self, row: SweepRow) -> bool:
+        trusted = asyncio.get_running_loop().time() >= self._trusts_silence_at
+        return row.execution_id not in self._offered and (trusted or row.reason != "owner_gone")
 
     async def _offer(self, name: str, execution_ids: list[str]) -> None:
         self._offered.update(execution_ids)

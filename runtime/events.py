@@ -230,7 +230,7 @@ UPCASTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By type: turns the fields of an older version of an event into today's."""
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Event)
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Event)
 
 
 def event_type(event: Event) -> str:
@@ -254,5 +254,7 @@ def decode_event(type_name: str, data: str) -> Event:
     """Read a stored event of this or any earlier version."""
     upcast = UPCASTERS.get(type_name)
     if upcast is None:
-        return _decoder.decode(data)
-    return msgspec.convert(upcast(msgspec.json.decode(data)), type=Event)
+        event: Event = _decoder.decode(data)
+    else:
+        event = msgspec.convert(upcast(msgspec.json.decode(data)), type=Event)  # type: ignore[arg-type]
+    return event

@@ -39,6 +39,21 @@ def encode(value: JsonValue, *, what: str = "value", bytes_max: int = STATE_BYTE
     return data
 
 
+def parse(data: bytes, *, what: str) -> JsonValue:
+    """Decode JSON that a stranger sent, within the same bounds as ``encode``.
+
+    Raises:
+        ValueRejected: it is no JSON, or holds what cannot be kept.
+    """
+    try:
+        value = orjson.loads(data)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise ValueRejected(f"{what} is not JSON: {str(error).lower()}") from error
+    if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > DEPTH_MAX:
+        _refuse(value, what)
+    return value
+
+
 def decode(data: bytes | str) -> JsonValue:
     """Decode what ``encode`` made."""
     return orjson.loads(data)

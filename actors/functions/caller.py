@@ -19,7 +19,7 @@ from runtime.effects import RunNode
 from runtime.errors import Unavailable
 from runtime.graph import JoinNode, PythonFnNode
 
-NEVER_RETRIED = ("not_allowed", "import_error", "value_rejected", "worker_crashed")
+NEVER_RETRIED = ("not_allowed", "import_error", "value_rejected", "invalid_result", "worker_crashed")
 """Classes that another attempt cannot mend."""
 LOOKUP_S = 30.0
 

@@ -60,7 +60,7 @@ def ray_environment(environ: Mapping[str, str], *, folder: Path, first_port: int
 
 
 def write_haproxy(path: Path, binary: str, host: str) -> None:
-    """Write the executable that Serve takes for HAProxy: our wrapper, with this interpreter, host and binary."""
+    """Write the executable that Serve takes for HAProxy: our wrapper around the binary."""
     command = shlex.join([sys.executable, "-IS", str(_WRAPPER), host, binary])
     path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     path.chmod(0o700)

@@ -1,0 +1,45 @@
+"""Bodies and answers as the OpenAPI document shows them. Bodies are also checked against them."""
+
+from api.schemas.answers import (
+    Accepted,
+    ApprovalList,
+    Cancelled,
+    ErrorAnswer,
+    EventList,
+    Execution,
+    ExecutionList,
+    ExecutionStarted,
+    Health,
+    TokenCreated,
+    TokenList,
+    TokenRevoked,
+    WorkerList,
+    Workflow,
+    WorkflowList,
+    WorkflowRegistered,
+)
+from api.schemas.bodies import ApproveBody, EventBody, StartBody, TokenBody, WorkflowBody
+
+__all__ = [
+    "Accepted",
+    "ApprovalList",
+    "ApproveBody",
+    "Cancelled",
+    "ErrorAnswer",
+    "EventBody",
+    "EventList",
+    "Execution",
+    "ExecutionList",
+    "ExecutionStarted",
+    "Health",
+    "StartBody",
+    "TokenBody",
+    "TokenCreated",
+    "TokenList",
+    "TokenRevoked",
+    "WorkerList",
+    "Workflow",
+    "WorkflowBody",
+    "WorkflowList",
+    "WorkflowRegistered",
+]

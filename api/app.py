@@ -1,0 +1,80 @@
+"""The FastAPI application. What it works with is opened by its lifespan, or given (in tests)."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import HTMLResponse
+
+from actors.port import Executions
+from actors.settings import VERSION, Settings
+from api import docs, errors
+from api.compat import CompatPrefix
+from api.resources import Resources
+from api.routers import executions as execution_routes
+from api.routers import health, tokens, workers, workflows
+from api.routing import declared, router
+from runtime.store.port import Store
+
+Opened = tuple[Store, Executions]
+
+
+def build_app(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    executions: Executions | None = None,
+    open_resources: Callable[[], AbstractAsyncContextManager[Opened]] | None = None,
+) -> FastAPI:
+    """Build the app over an open store and executions, or over what ``open_resources`` opens."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if open_resources is None:
+            yield
+            return
+        async with open_resources() as (opened_store, opened_executions):
+            app.state.resources = Resources.over(settings, opened_store, opened_executions)
+            yield
+
+    app = FastAPI(
+        title="jamjet-ray",
+        version=VERSION,
+        description="A durable runtime for AI-agent workflows.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    if store is not None and executions is not None:
+        app.state.resources = Resources.over(settings, store, executions)
+    for part in (health, workflows, execution_routes, workers, tokens):
+        app.include_router(part.routes)
+    app.include_router(_docs())
+    app.add_middleware(CompatPrefix)
+    errors.install(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _docs() -> APIRouter:
+    routes = router("docs")
+
+    @routes.get("/docs", include_in_schema=False, openapi_extra=declared("public"))
+    async def page() -> HTMLResponse:
+        return HTMLResponse(docs.PAGE)
+
+    return routes
+
+
+def _openapi(app: FastAPI) -> dict[str, object]:
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        scheme = {"type": "http", "scheme": "bearer", "description": "jj_ and 64 hex digits"}
+        schema.setdefault("components", {})["securitySchemes"] = {"bearer": scheme}
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,158 @@
+"""How rows and states look on the wire."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import orjson
+from starlette.responses import Response
+
+from runtime.events import kind_name
+from runtime.plan import Plan
+from runtime.state import ExecutionState, status_of, waiting_on
+from runtime.store.history import fold_stored
+from runtime.store.port import (
+    TERMINAL_STATUSES,
+    EventRow,
+    ExecutionRow,
+    ExecutorRow,
+    StoredExecution,
+    TokenRow,
+    WorkflowRow,
+)
+
+ANSWER_TYPE = "application/json"
+
+
+def answer(
+    value: Any, status: int = 200, headers: dict[str, str] | None = None, *, background: Any = None
+) -> Response:
+    """A JSON answer; state is private, so nothing in between keeps it."""
+    data = value if isinstance(value, bytes) else orjson.dumps(value)
+    return Response(data, status, {"Cache-Control": "no-store", **(headers or {})}, ANSWER_TYPE, background)
+
+
+def timestamp(ms: int | None) -> str | None:
+    """RFC 3339 with milliseconds and ``Z``."""
+    if ms is None:
+        return None
+    moment = datetime.fromtimestamp(ms // 1_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1_000:03d}Z"
+
+
+def execution_summary(row: ExecutionRow) -> dict[str, Any]:
+    """One execution in a list."""
+    return {
+        "execution_id": row.execution_id,
+        "workflow_id": row.workflow_id,
+        "workflow_version": row.workflow_version,
+        "status": row.status,
+        "isolation": row.isolation,
+        "created_at": timestamp(row.created_at),
+        "started_at": timestamp(row.created_at),
+        "updated_at": timestamp(row.updated_at),
+        "completed_at": timestamp(row.completed_at),
+        "error": row.error,
+    }
+
+
+def execution(stored: StoredExecution, plan: Plan, owner: ExecutorRow | None) -> dict[str, Any]:
+    """One execution whole."""
+    state = fold_stored(stored, plan)
+    status = status_of(state)
+    return {
+        **execution_summary(stored.row),
+        "status": status,
+        "state": state.data,
+        "current_state": state.data,
+        "initial_input": state.input,
+        "output": state.data if status == "completed" else None,
+        "steps_executed": state.steps,
+        "sequence": state.sequence,
+        "labels": plan.graph.labels,
+        "waiting_on": _waits(stored.row, state),
+        "actor": None if owner is None else _actor(owner),
+    }
+
+
+def _waits(row: ExecutionRow, state: ExecutionState) -> list[dict[str, Any]]:
+    """Why it does not go on by itself, in the words of the API."""
+    if row.status not in TERMINAL_STATUSES and row.runnable and row.owner is None:
+        what = "resources" if row.isolation == "dedicated" else "executor"
+        return [{"node_id": None, "type": what, "since": timestamp(row.updated_at)}]
+    entries = waiting_on(state)
+    for entry in entries:
+        for name in ("since", "due_at"):
+            if name in entry:
+                entry[name] = timestamp(entry[name])
+    return entries
+
+
+def _actor(owner: ExecutorRow) -> dict[str, Any]:
+    return {
+        "name": owner.name,
+        "incarnation": owner.incarnation,
+        "node": owner.node,
+        "pid": owner.pid,
+        "isolation": owner.isolation,
+    }
+
+
+def event(execution_id: str, row: EventRow, shape: str, final_state: Any = None) -> dict[str, Any]:
+    """One event. The typed shape differs from the flat one in ``kind`` alone."""
+    fields: dict[str, Any] = orjson.loads(row.data)
+    fields.pop("type", None)
+    if row.type == "workflow_completed":
+        fields["final_state"] = final_state
+    shown: dict[str, Any] = {
+        "id": f"evt_{execution_id.removeprefix('exec_')}_{row.sequence}",
+        "execution_id": execution_id,
+        "sequence": row.sequence,
+        "kind": kind_name(row.type),
+        "type": row.type,
+        "node_id": row.node_id,
+        "created_at": timestamp(row.created_at),
+    }
+    if shape == "typed":
+        return {**shown, "kind": {"type": row.type, "node_id": row.node_id, **fields}, "name": shown["kind"]}
+    fields.pop("node_id", None)
+    return {**shown, "data": fields}
+
+
+def workflow(row: WorkflowRow, *, whole: bool) -> dict[str, Any]:
+    """One registered version."""
+    shown: dict[str, Any] = {
+        "workflow_id": row.workflow_id,
+        "version": row.version,
+        "created_at": timestamp(row.created_at),
+    }
+    if whole:
+        shown["ir"] = orjson.loads(row.ir)
+        shown["graph"] = orjson.loads(row.graph)
+    return shown
+
+
+def worker(row: ExecutorRow) -> dict[str, Any]:
+    """One life of one ExecutionActor."""
+    return {
+        "id": row.incarnation,
+        "name": row.name,
+        "node": row.node,
+        "pid": row.pid,
+        "status": "dead" if row.gone else row.state,
+        "isolation": row.isolation,
+        "capacity": row.capacity,
+        "live": row.live,
+        "queue_types": ["general", "model", "python_tool"],
+        "started_at": timestamp(row.started_at),
+        "last_heartbeat": timestamp(row.heartbeat_at),
+    }
+
+
+def token(row: TokenRow) -> dict[str, Any]:
+    """One token, without what it hashes from."""
+    fields = msgspec.structs.asdict(row)
+    del fields["token_hash"]
+    for name in ("created_at", "expires_at", "revoked_at"):
+        fields[name] = timestamp(fields[name])
+    return fields

@@ -1,0 +1,111 @@
+"""Reading requests: bodies within bounds, media types, and the parameters of lists."""
+
+import uuid
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from runtime import jsonvalue
+from runtime.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+
+BODY_BYTES_MAX = 1024 * 1024
+WAIT_S_MAX = 60.0
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def request_id(request: Request) -> str:
+    """The id under which this request is found in logs: the ingress's, else a new one."""
+    given: str | None = request.headers.get("x-request-id") or getattr(request.state, "request_id", None)
+    if given is None:
+        given = request.state.request_id = uuid.uuid4().hex
+    return given
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, read within its bound.
+
+    Raises:
+        PayloadTooLarge: over 1 MiB, announced or not.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > BODY_BYTES_MAX:
+        raise PayloadTooLarge(f"the body is over the limit of {BODY_BYTES_MAX} bytes")
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise PayloadTooLarge(f"the body is over the limit of {BODY_BYTES_MAX} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_json(request: Request, *, empty: Any = None) -> tuple[bytes, Any]:
+    """The body as bytes and as JSON. ``empty``: what an absent body means, if it may be absent.
+
+    Raises:
+        PayloadTooLarge, UnsupportedMediaType, BadRequest
+    """
+    data = await read_body(request)
+    if not data and empty is not None:
+        return data, empty
+    given = media_type(request)
+    if given != "application/json" and not given.endswith("+json"):
+        raise UnsupportedMediaType(f"{given or 'no content-type'}: send application/json")
+    return data, jsonvalue.parse(data, what="the body")
+
+
+def validated(model: type[Body], value: Any) -> Body:
+    """The value as a model, or a BadRequest that names the field."""
+    if not isinstance(value, dict):
+        raise BadRequest("the body must be a JSON object")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = str(first["msg"])
+        raise BadRequest(f"{place}: {message[0].lower()}{message[1:]}") from error
+
+
+def page(request: Request, *, default: int = 50, limit_max: int = 500) -> tuple[int, int]:
+    """The parameters (limit, offset) of a list."""
+    return (
+        whole_number(request, "limit", default=default, least=1, most=limit_max),
+        whole_number(request, "offset", default=0, least=0, most=2**31),
+    )
+
+
+def whole_number(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """A query parameter that is a whole number within bounds."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+        raise BadRequest(f"{name}: must be a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+def wait_s(request: Request) -> float | None:
+    """How long the client wants to wait: ``?wait=N``, or ``Prefer: wait=N``; None: not at all."""
+    text = request.query_params.get("wait")
+    if text is None:
+        preferences = request.headers.get("prefer", "")
+        waits = [part.strip()[5:] for part in preferences.split(",") if part.strip().startswith("wait=")]
+        if not waits:
+            return None
+        text = waits[0]
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= WAIT_S_MAX:
+        raise BadRequest(f"wait: must be a number of seconds from 0 to {WAIT_S_MAX:g}, not {text[:40]!r}")
+    return seconds

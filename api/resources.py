@@ -1,0 +1,43 @@
+"""What a replica works with, opened once by the app's lifespan."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from actors.plans import PlanCache
+from actors.port import Executions
+from actors.settings import Settings
+from api.auth import Authenticator, Principal
+from runtime.store.port import Store, TenantStore
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The open store, the executions, and caches above them."""
+
+    settings: Settings
+    store: Store
+    executions: Executions
+    plans: PlanCache
+    authenticator: Authenticator
+
+    @classmethod
+    def over(cls, settings: Settings, store: Store, executions: Executions) -> "Resources":
+        authenticator = Authenticator(store.system, dev_mode=settings.dev_mode)
+        return cls(settings, store, executions, PlanCache(store.system), authenticator)
+
+
+def resources(request: Request) -> Resources:
+    found: Resources = request.app.state.resources
+    return found
+
+
+def principal(request: Request) -> Principal:
+    """The caller, as ``api.routing`` found it."""
+    found: Principal = request.state.principal
+    return found
+
+
+def tenant(request: Request) -> TenantStore:
+    """The store as the caller's tenant sees it."""
+    return resources(request).store.tenant(principal(request).tenant_id)

@@ -1,0 +1,348 @@
+"""Starting, reading and signalling executions."""
+
+import asyncio
+import secrets
+import uuid
+from typing import Any, Literal
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from actors.port import KeyTaken, SignalRequest, StartRequest
+from api import render
+from api.idempotency import Idempotency, replay
+from api.requests import page, read_json, validated, wait_s, whole_number
+from api.resources import Resources, principal, resources, tenant
+from api.routing import answers, declared, router
+from api.schemas import (
+    Accepted,
+    ApprovalList,
+    ApproveBody,
+    Cancelled,
+    EventBody,
+    EventList,
+    Execution,
+    ExecutionList,
+    ExecutionStarted,
+    StartBody,
+)
+from api.waiting import read_settled, whole
+from runtime.errors import BadRequest, NotFound
+from runtime.ids import execution_id_from_hex, parse_execution_id
+from runtime.jsonvalue import encode
+from runtime.signals import Approve, Cancel, SendEvent
+from runtime.store.history import fold_stored
+from runtime.store.port import STATUSES, ExecutionRow, StoredExecution, TenantStore
+
+routes = router("executions")
+
+KEY = "the same key has one effect, and gets the same answer for 24 h"
+WAIT = "seconds, at most 60: answer once it ends or pauses, or as it stands after that time"
+DEADLINE_MS = 5_000
+EVENTS_MAX = 10_000
+
+
+@routes.post(
+    "/executions",
+    status_code=201,
+    responses=answers(ExecutionStarted, status=201, refusals=(404, 413, 415, 422, 429)),
+    openapi_extra=declared("write", StartBody, wait=WAIT, header_prefer="wait=N", header_idempotency_key=KEY),
+)
+async def start_execution(request: Request) -> Response:
+    """Start a workflow. With ``Prefer: wait=N`` the answer is the whole execution."""
+    data, value = await read_json(request)
+    body = validated(StartBody, value)
+    wait = wait_s(request)
+    keyed = Idempotency.of(request, data)
+    here, store = resources(request), tenant(request)
+    record = None if keyed is None else await keyed.recorded(store)
+    if record is None:
+        start = await _start_request(here, store, body, keyed)
+        try:
+            await _shielded(here.executions.start(start))
+        except KeyTaken:
+            assert keyed is not None
+            record = await keyed.recorded(store)
+        else:
+            return await _started(here, store, start.execution_id, wait, just_started=True)
+    assert record is not None
+    execution_id = orjson.loads(record.body)["execution_id"]
+    if wait is None:
+        return replay(record, _location(execution_id))
+    return await _started(here, store, execution_id, wait, just_started=False)
+
+
+async def _start_request(
+    here: Resources, store: TenantStore, body: StartBody, keyed: Idempotency | None
+) -> StartRequest:
+    row = await store.workflow(body.workflow_id, body.workflow_version)
+    if row is None:
+        version = f" version {body.workflow_version}" if body.workflow_version else ""
+        raise NotFound(f"workflow {body.workflow_id}{version}")
+    graph = (await here.plans.get(store.tenant_id, row.workflow_id, row.version)).graph
+    execution_id = execution_id_from_hex(secrets.token_hex(16))
+    record = None
+    if keyed is not None:
+        record = keyed.record(201, encode({"execution_id": execution_id}).decode())
+    return StartRequest(
+        tenant_id=store.tenant_id,
+        execution_id=execution_id,
+        workflow_id=row.workflow_id,
+        workflow_version=row.version,
+        input=body.input,
+        isolation=body.isolation or graph.isolation or here.settings.isolation,
+        resources=body.resources or graph.resources,
+        idempotency=record,
+    )
+
+
+async def _started(
+    here: Resources, store: TenantStore, execution_id: str, wait: float | None, *, just_started: bool
+) -> Response:
+    if wait is None:
+        return render.answer({"execution_id": execution_id}, 201, _location(execution_id))
+    stored = await read_settled(here, store, execution_id, wait_s=wait, just_started=just_started)
+    headers = {**_location(execution_id), "Preference-Applied": f"wait={wait:g}"}
+    return render.answer(await whole(here, stored), 201, headers)
+
+
+def _location(execution_id: str) -> dict[str, str]:
+    return {"Location": f"/executions/{execution_id}"}
+
+
+@routes.get(
+    "/executions",
+    responses=answers(ExecutionList),
+    openapi_extra=declared(
+        "read",
+        status="running, paused, completed, failed, cancelled or limit_exceeded",
+        workflow_id="of this workflow only",
+        limit="1 to 500, default 50",
+        offset="how many to leave out",
+    ),
+)
+async def list_executions(request: Request) -> Response:
+    """Executions, the newest first."""
+    limit, offset = page(request)
+    status = request.query_params.get("status")
+    if status is not None and status not in STATUSES:
+        raise BadRequest(f"status: must be one of {', '.join(STATUSES)}, not {status[:40]!r}")
+    rows, total = await tenant(request).executions(
+        statuses=(status,) if status else None,
+        workflow_id=request.query_params.get("workflow_id"),
+        limit=limit,
+        offset=offset,
+    )
+    shown = [render.execution_summary(row) for row in rows]
+    return render.answer({"executions": shown, "total": total, "limit": limit, "offset": offset})
+
+
+@routes.get(
+    "/executions/{execution_id}",
+    responses=answers(Execution, refusals=(404,)),
+    openapi_extra=declared("read", wait=WAIT),
+)
+async def get_execution(request: Request, execution_id: str) -> Response:
+    """One execution whole: its state, what it waits for, and who runs it."""
+    here, store = resources(request), tenant(request)
+    known = parse_execution_id(execution_id)
+    stored = await read_settled(here, store, known, wait_s=wait_s(request) or 0)
+    return render.answer(await whole(here, stored))
+
+
+@routes.get(
+    "/executions/{execution_id}/events",
+    responses=answers(EventList, refusals=(404,)),
+    openapi_extra=declared(
+        "read",
+        after="only events with a greater sequence",
+        limit=f"at most so many, default {EVENTS_MAX}",
+        wait="seconds, at most 60: answer once there is an event after ``after``",
+        shape="flat (default) or typed",
+    ),
+)
+async def get_events(request: Request, execution_id: str) -> Response:
+    """The log, in order."""
+    here, store = resources(request), tenant(request)
+    known = parse_execution_id(execution_id)
+    row = await _existing(store, known)
+    after = whole_number(request, "after", default=0, least=0, most=2**31)
+    limit = whole_number(request, "limit", default=EVENTS_MAX, least=1, most=EVENTS_MAX)
+    wait = wait_s(request)
+    if wait and row.sequence <= after and row.completed_at is None:
+        await _wait_for_event(here, store, known, after, wait)
+    rows = await store.events(known, after=after, limit=limit)
+    shape = _shape(request)
+    final_state = None
+    if any(event.type == "workflow_completed" for event in rows):
+        stored = await store.stored_execution(known)
+        assert stored is not None
+        final_state = (await _folded(here, stored)).data
+    shown = [render.event(known, event, shape, final_state) for event in rows]
+    return render.answer({"events": shown})
+
+
+async def _wait_for_event(
+    here: Resources, store: TenantStore, execution_id: str, after: int, wait: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait
+    while (left := until - loop.time()) > 0:
+        await here.executions.changed(execution_id, after=after, timeout_s=left)
+        if (await _existing(store, execution_id)).sequence > after:
+            return
+
+
+def _shape(request: Request) -> str:
+    shape = request.query_params.get("shape") or request.scope.get("jamjet.shape", "flat")
+    if shape not in ("flat", "typed"):
+        raise BadRequest(f"shape: must be flat or typed, not {shape[:40]!r}")
+    return str(shape)
+
+
+async def _folded(here: Resources, stored: StoredExecution) -> Any:
+    row = stored.row
+    return fold_stored(stored, await here.plans.get(row.tenant_id, row.workflow_id, row.workflow_version))
+
+
+@routes.get(
+    "/executions/{execution_id}/approvals",
+    responses=answers(ApprovalList, refusals=(404,)),
+    openapi_extra=declared("read"),
+)
+async def get_approvals(request: Request, execution_id: str) -> Response:
+    """Which approvals are pending, and which were decided by whom."""
+    here, store = resources(request), tenant(request)
+    known = parse_execution_id(execution_id)
+    stored = await store.stored_execution(known)
+    if stored is None:
+        raise NotFound(f"execution {known}")
+    state = await _folded(here, stored)
+    asked: dict[str, tuple[int, dict[str, Any]]] = {}
+    decided: list[dict[str, Any]] = []
+    for row in await store.events(known):
+        if row.type == "interrupt_raised":
+            asked[row.node_id or ""] = (row.sequence, orjson.loads(row.data))
+        elif row.type == "approval_received":
+            decided.append(_decided(row.sequence, orjson.loads(row.data)))
+    pending = [
+        {
+            "node_id": node_id,
+            "tool_name": None,
+            "approver": "human",
+            "context": {"description": asked[node_id][1].get("description"), "state": state.data},
+            "due_at": render.timestamp(record.due_at),
+            "sequence": asked[node_id][0],
+        }
+        for node_id, record in state.nodes.items()
+        if record.waits_for == "approval"
+    ]
+    return render.answer({"pending": pending, "decided": decided})
+
+
+def _decided(sequence: int, fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "node_id": fields["node_id"],
+        "status": fields["decision"],
+        "user_id": fields["user_id"],
+        "comment": fields.get("comment"),
+        "sequence": sequence,
+    }
+
+
+@routes.post(
+    "/executions/{execution_id}/cancel",
+    responses=answers(Cancelled, refusals=(404, 409, 422)),
+    openapi_extra=declared("write", header_idempotency_key=KEY),
+)
+async def cancel_execution(request: Request, execution_id: str) -> Response:
+    """Cancel it: nothing more is started, and late results are refused."""
+    data, _ = await read_json(request, empty={})
+    return await _signal(request, execution_id, data, Cancel(signal_id=_signal_id(request)))
+
+
+@routes.post(
+    "/executions/{execution_id}/approve",
+    responses=answers(Accepted, refusals=(404, 409, 413, 415, 422)),
+    openapi_extra=declared("write", ApproveBody, header_idempotency_key=KEY),
+)
+async def approve_execution(request: Request, execution_id: str) -> Response:
+    """Decide an approval. Of many decisions on one, one wins; the others get 409."""
+    data, value = await read_json(request)
+    body = validated(ApproveBody, value)
+    if body.decision not in ("approved", "rejected"):
+        raise BadRequest(f"unknown decision {body.decision[:40]!r}: must be approved or rejected")
+    decision: Literal["approved", "rejected"] = "approved" if body.decision == "approved" else "rejected"
+    caller = principal(request)
+    signal = Approve(
+        signal_id=_signal_id(request),
+        decision=decision,
+        node_id=body.node_id,
+        user_id=body.user_id or caller.name or caller.id,
+        actor=caller.id,
+        comment=body.comment,
+        state_patch=body.state_patch,
+    )
+    return await _signal(request, execution_id, data, signal)
+
+
+@routes.post(
+    "/executions/{execution_id}/external-event",
+    responses=answers(Accepted, refusals=(404, 409, 413, 415, 422)),
+    openapi_extra=declared("write", EventBody, header_idempotency_key=KEY),
+)
+async def send_external_event(request: Request, execution_id: str) -> Response:
+    """Deliver an event to all that wait for its key; if nobody does, it is kept for the next wait."""
+    data, value = await read_json(request)
+    body = validated(EventBody, value)
+    signal = SendEvent(
+        signal_id=_signal_id(request),
+        correlation_key=body.correlation_key,
+        payload=body.payload,
+        size=len(data),
+    )
+    return await _signal(request, execution_id, data, signal)
+
+
+async def _signal(
+    request: Request, execution_id: str, data: bytes, signal: Approve | Cancel | SendEvent
+) -> Response:
+    here, store = resources(request), tenant(request)
+    known = parse_execution_id(execution_id)
+    await _existing(store, known)
+    keyed = Idempotency.of(request, data)
+    record = None if keyed is None else await keyed.recorded(store)
+    if record is not None:
+        return replay(record)
+    asked = SignalRequest(
+        tenant_id=store.tenant_id,
+        execution_id=known,
+        signal=signal,
+        deadline=await here.store.system.now() + DEADLINE_MS,
+        idempotency=None if keyed is None else keyed.record(200, ""),
+    )
+    try:
+        answered = await _shielded(here.executions.signal(asked))
+    except KeyTaken:
+        assert keyed is not None
+        record = await keyed.recorded(store)
+        assert record is not None
+        return replay(record)
+    return render.answer(answered)
+
+
+def _signal_id(request: Request) -> str:
+    return request.headers.get("idempotency-key") or uuid.uuid4().hex
+
+
+async def _existing(store: TenantStore, execution_id: str) -> ExecutionRow:
+    row = await store.execution(execution_id)
+    if row is None:
+        raise NotFound(f"execution {execution_id}")
+    return row
+
+
+async def _shielded(work: Any) -> Any:
+    """A client that goes away must not stop half a write."""
+    return await asyncio.shield(asyncio.ensure_future(work))

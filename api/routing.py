@@ -1,0 +1,102 @@
+"""Routes that cannot be declared without saying who may call them."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, get_args
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from api.auth import Access
+from api.errors import error_response, unexpected_response
+from api.resources import resources
+from runtime.errors import JamjetError
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class SecuredRoute(APIRoute):
+    """Authorises before its handler runs, and turns every exception into an answer."""
+
+    @property
+    def access(self) -> Access:
+        declared: Access = (self.openapi_extra or {})["x-access"]
+        assert declared in get_args(Access), declared
+        return declared
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+        access = self.access
+
+        async def secured(request: Request) -> Response:
+            try:
+                if access != "public":
+                    authenticator = resources(request).authenticator
+                    request.state.principal = await authenticator.authorise(request, access)
+                answer: Response = await handle(request)
+            except JamjetError as error:
+                return error_response(request, error)
+            except Exception as error:
+                return unexpected_response(request, error)
+            return answer
+
+        return secured
+
+
+def router(tag: str) -> APIRouter:
+    return APIRouter(route_class=SecuredRoute, tags=[tag])
+
+
+def declared(access: Access, body: type[BaseModel] | None = None, **parameters: str) -> dict[str, Any]:
+    """What the OpenAPI document says of a route beside its answers.
+
+    Args:
+        access: who may call it.
+        body: the model of its JSON body, if it has one.
+        parameters: query parameters (``header_*``: headers), each with a sentence.
+    """
+    extra: dict[str, Any] = {"x-access": access}
+    if access != "public":
+        extra["security"] = [{"bearer": []}]
+    if body is not None:
+        schema = {"schema": body.model_json_schema()}
+        extra["requestBody"] = {"required": True, "content": {"application/json": schema}}
+    if parameters:
+        extra["parameters"] = [_parameter(name, text) for name, text in parameters.items()]
+    return extra
+
+
+def _parameter(name: str, text: str) -> dict[str, Any]:
+    if name.startswith("header_"):
+        name = name.removeprefix("header_").replace("_", "-").title()
+        return {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+    return {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+
+
+def answers(
+    model: type[BaseModel], *, status: int = 200, refusals: tuple[int, ...] = ()
+) -> dict[int | str, Any]:
+    """The documented answers of a route: its own, and the errors in their one shape."""
+    from api.schemas import ErrorAnswer
+
+    common = (400, 401, 403, 500, 503)
+    documented: dict[int | str, Any] = {status: {"model": model, "description": "done"}}
+    for refusal in sorted({*common, *refusals}):
+        documented[refusal] = {"model": ErrorAnswer, "description": _MEANING[refusal]}
+    return documented
+
+
+_MEANING = {
+    400: "the request can never be right",
+    401: "no valid token",
+    403: "the role does not reach this far",
+    404: "no such thing",
+    409: "not in the present state",
+    413: "over 1 MiB",
+    415: "not a media type that is read here",
+    422: "the Idempotency-Key came with another request before",
+    429: "a limit is reached",
+    500: "a bug",
+    503: "the store or an owner cannot be reached; try again with the same Idempotency-Key",
+}
