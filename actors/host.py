@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +36,7 @@ from runtime.state import (
     has_work,
     is_terminal,
     new_state,
+    payload_size,
     status_of,
     wake_at,
 )
@@ -62,6 +63,15 @@ PARKED_STATES_MAX = 2_000
 """States of just passivated executions that are kept, to wake them without reading the log."""
 SNAPSHOT_TAIL_BYTES_MIN = 16 * 1024
 STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class _Parked(NamedTuple):
+    """What is remembered of an execution that has just passivated."""
+
+    tenant_id: str
+    epoch: int
+    state: ExecutionState
+    snapshot_bytes: int
 
 
 class Redirect(JamjetError):
@@ -116,7 +126,7 @@ class ExecutionHost:
         self._on_moved = on_moved
         self._seats: dict[str, Seat] = {}
         self._activating: dict[str, asyncio.Future[Seat]] = {}
-        self._parked: OrderedDict[str, tuple[str, int, ExecutionState]] = OrderedDict()
+        self._parked: OrderedDict[str, _Parked] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._beat_at = 0.0
         self.draining = False
@@ -249,9 +259,12 @@ class ExecutionHost:
     async def _load(self, execution_id: str, tenant_id: str | None, *, only_ours: bool) -> Seat:
         parked = self._parked.pop(execution_id, None)
         if parked is not None and not only_ours:
-            owner_tenant, epoch, state = parked
-            plan = await self._plans.get(owner_tenant, state.workflow_id, state.workflow_version)
-            return self._seated(Seat(owner_tenant, plan, state, epoch))
+            plan = await self._plans.get(
+                parked.tenant_id, parked.state.workflow_id, parked.state.workflow_version
+            )
+            seat = Seat(parked.tenant_id, plan, parked.state, parked.epoch)
+            seat.snapshot_bytes = seat.unmeasured_bytes = parked.snapshot_bytes
+            return self._seated(seat)
         stored = await self._store.system.stored_execution(execution_id)
         if stored is None or (tenant_id is not None and stored.row.tenant_id != tenant_id):
             raise NotFound(f"execution {execution_id}")
@@ -372,9 +385,10 @@ class ExecutionHost:
             if mail.deadline and now > mail.deadline:
                 mail.refuse(OutcomeUnknown("the signal came too late to be taken"))
                 continue
-            moment = Moment(now, self._chance(), self._env)
+            measure = self._may_outgrow(seat, mail.signal)
+            moment = Moment(now, self._chance(), self._env, measure_state=measure)
             try:
-                decision = decide(seat.plan, state, self._measured(seat, mail.signal), moment)
+                decision = decide(seat.plan, state, mail.signal, moment)
             except JamjetError as error:
                 mail.refuse(error)
                 continue
@@ -382,12 +396,13 @@ class ExecutionHost:
             decisions.append((mail, decision))
         return decisions
 
-    def _measured(self, seat: Seat, signal: sg.Signal) -> sg.Signal:
-        """Have the state measured when what was added since the last time could be too much."""
-        if isinstance(signal, sg.NodeSucceeded) and seat.unmeasured_bytes > jsonvalue.STATE_BYTES_MAX // 2:
-            seat.unmeasured_bytes = len(msgspec.json.encode(seat.state.data)) // 2
-            return msgspec.structs.replace(signal, check_size=True)
-        return signal
+    def _may_outgrow(self, seat: Seat, signal: sg.Signal) -> bool:
+        """Whether what was added since the state was measured could, with this, be too much."""
+        added = seat.unmeasured_bytes + payload_size(_brought_by(signal))
+        if added <= jsonvalue.STATE_BYTES_MAX:
+            return False
+        seat.unmeasured_bytes = payload_size(seat.state.data)
+        return True
 
     # --- the turn -------------------------------------------------------------------------------
 
@@ -512,7 +527,9 @@ class ExecutionHost:
         """Nobody owns it now. Mail that came meanwhile is taken by a new seat."""
         self._drop(seat, keep_mail=True)
         if not is_terminal(seat.state) and not turn.runnable:
-            self._parked[seat.execution_id] = (seat.tenant_id, seat.epoch, seat.state)
+            self._parked[seat.execution_id] = _Parked(
+                seat.tenant_id, seat.epoch, seat.state, seat.snapshot_bytes
+            )
             while len(self._parked) > PARKED_STATES_MAX:
                 self._parked.popitem(last=False)
         waiting, seat.mailbox = seat.mailbox, deque()
@@ -672,6 +689,19 @@ def _stands_at(fence: Fence, turn: Turn) -> bool:
     """Whether nobody has written since the turn was decided."""
     expected = (turn.expected_epoch, turn.expected_sequence)
     return turn.new is None and (fence.owner_epoch, fence.sequence) == expected
+
+
+def _brought_by(signal: sg.Signal) -> jsonvalue.JsonValue:
+    """What a signal may add to the state."""
+    match signal:
+        case sg.NodeSucceeded():
+            return (signal.output, signal.state_patch)
+        case sg.Approve():
+            return signal.state_patch
+        case sg.SendEvent():
+            return signal.payload
+        case _:
+            return None
 
 
 def _only_recorded(decided: Decided) -> bool:

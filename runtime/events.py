@@ -256,5 +256,5 @@ def decode_event(type_name: str, data: str) -> Event:
     if upcast is None:
         event: Event = _decoder.decode(data)
     else:
-        event = msgspec.convert(upcast(msgspec.json.decode(data)), type=Event)  # type: ignore[arg-type]
+        event = msgspec.convert(upcast(msgspec.json.decode(data)), type=Event)
     return event

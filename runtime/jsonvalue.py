@@ -16,6 +16,7 @@ JsonValue = Any
 """None, bool, int, float, str, list of JsonValue or dict of str to JsonValue."""
 
 DEPTH_MAX = 64
+INTEGER_MAX = 2**63 - 1
 STATE_BYTES_MAX = 4 * 1024 * 1024
 
 

@@ -87,12 +87,15 @@ class Moment(msgspec.Struct, frozen=True):
     """What the machine may know of the world.
 
     ``now`` is in ms since the epoch by the database's clock, ``chance`` a number in
-    [0, 1) for jitter, ``env`` the variables that templates may read.
+    [0, 1) for jitter, ``env`` the variables that templates may read. Measuring the whole
+    state is costly, so ``measure_state`` asks for it only when what was added since the
+    last time could matter.
     """
 
     now: int
     chance: float = 0.0
     env: Mapping[str, str] = MappingProxyType({})
+    measure_state: bool = False
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -196,6 +199,9 @@ class _Turn:
 
     def advance(self) -> None:
         """Decide all that can be decided now."""
+        if not self.state.visits:
+            # A start that was only recorded begins with whatever signal comes first.
+            self.touch([self.plan.graph.start])
         while not is_terminal(self.state):
             if self.state.failing is not None:
                 self._touched.clear()
@@ -209,7 +215,9 @@ class _Turn:
             self.emit(ev.WorkflowCompleted())
 
     def _consider(self, node_id: str) -> None:
-        if node_id == END or self.state.node(node_id).phase != "pending":
+        if node_id == END or node_id in self.plan.unreachable:
+            return
+        if self.state.node(node_id).phase != "pending":
             return
         verdict = self._readiness(node_id)
         if verdict == "ready":
@@ -305,7 +313,7 @@ class _Turn:
         key, warnings = self._correlation_key(node)
         if key in self.state.buffered:
             payload = self.state.buffered[key][0]
-            self._complete_wait(node, visit, payload, consumed_key=key, warnings=warnings)
+            self.complete_wait(node, visit, payload, consumed_key=key, warnings=warnings)
             return
         delay = node.delay_ms if node.until == "either" else node.timeout_ms
         self.emit(
@@ -400,12 +408,16 @@ class _Turn:
         outcome: str = "ok",
         **extras: Any,
     ) -> None:
-        """Settle a visit well: merge, set, choose edges, and look at their targets."""
-        after = self.state.data
-        if patch or output_key is not None:
-            after = apply_result(
-                after, patch=patch, output_key=output_key, output=output, merges=self.plan.graph.merges
-            )
+        """Settle a visit well: merge, set, choose edges, and look at their targets.
+
+        A result that the state cannot hold fails the node.
+        """
+        try:
+            after = self._state_with(patch, output_key, output)
+        except ValueRejected as error:
+            attempt = self.state.node(node.id).attempt
+            self.fail_node(node, visit, attempt, error.detail, "value_rejected")
+            return
         fired, held = self._choose_edges(node, outcome, output, after)
         self._leave_round(fired, node.id)
         self.emit(
@@ -423,7 +435,23 @@ class _Turn:
         )
         self._touch_targets(node.id)
 
-    def _complete_wait(
+    def _state_with(
+        self, patch: dict[str, Any] | None, output_key: str | None, output: Any
+    ) -> dict[str, Any]:
+        if not patch and output_key is None:
+            return self.state.data
+        after = apply_result(
+            self.state.data,
+            patch=patch,
+            output_key=output_key,
+            output=output,
+            merges=self.plan.graph.merges,
+        )
+        if self.moment.measure_state:
+            jsonvalue.encode(after, what="the state")
+        return after
+
+    def complete_wait(
         self, node: WaitNode, visit: int, payload: Any, *, outcome: str = "ok", **extras: Any
     ) -> None:
         patch = payload if isinstance(payload, dict) else None
@@ -575,7 +603,6 @@ def _start_execution(turn: _Turn, signal: sg.StartExecution) -> None:
         )
     )
     if not signal.only_record:
-        turn.touch([graph.start])
         turn.advance()
 
 
@@ -616,6 +643,8 @@ def _take_due(turn: _Turn) -> None:
         record = turn.state.node(node_id)
         if record.due_at is not None and record.due_at <= now and not is_terminal(turn.state):
             _node_due(turn, node_id, record)
+            # Before the next one: where two lead to one join, the first to fire decides it.
+            turn.advance()
 
 
 def _node_due(turn: _Turn, node_id: str, record: NodeRecord) -> None:
@@ -697,6 +726,7 @@ def _send_event(turn: _Turn, signal: sg.SendEvent) -> dict[str, Any]:
         full = state.buffered_count >= BUFFERED_COUNT_MAX or state.buffered_bytes + size > BUFFERED_BYTES_MAX
         if full:
             raise Conflict(f"execution {state.execution_id} holds as many unread events as it may")
+    state_before = dict(state.nodes)
     turn.emit(
         ev.ExternalEventReceived(
             correlation_key=signal.correlation_key,
@@ -707,10 +737,11 @@ def _send_event(turn: _Turn, signal: sg.SendEvent) -> dict[str, Any]:
     )
     for node_id in waiting:
         node = turn.plan.nodes[node_id]
-        record = turn.state.node(node_id)
-        if isinstance(node, WaitNode) and record.phase == "waiting":
-            turn._complete_wait(node, record.visit, signal.payload)
-    turn.advance()
+        assert isinstance(node, WaitNode)
+        # What the ones before led to may have cancelled this one.
+        if turn.state.node(node_id) is state_before[node_id]:
+            turn.complete_wait(node, state_before[node_id].visit, signal.payload)
+            turn.advance()
     return {"accepted": True}
 
 
@@ -743,42 +774,15 @@ def _node_succeeded(turn: _Turn, signal: sg.NodeSucceeded) -> None:
     if record is None:
         return
     node = turn.plan.nodes[signal.node_id]
-    error = _too_large(turn, node, signal)
-    if error is not None:
-        turn.fail_node(node, record.visit, record.attempt, error, "value_rejected")
-    else:
-        telemetry = {name: getattr(signal, name) for name in _TELEMETRY}
-        turn.complete(
-            node,
-            record.visit,
-            output=signal.output,
-            output_key=node.output_key,
-            patch=signal.state_patch,
-            **telemetry,
-        )
-    turn.advance()
-
-
-def _too_large(turn: _Turn, node: Node, signal: sg.NodeSucceeded) -> str | None:
-    """Say so if this result would make the state larger than it may be.
-
-    Measuring the whole state is costly, so the owner asks for it only when what was
-    added since the last time could matter.
-    """
-    if not signal.check_size:
-        return None
-    after = apply_result(
-        turn.state.data,
-        patch=signal.state_patch,
-        output_key=node.output_key,
+    turn.complete(
+        node,
+        record.visit,
         output=signal.output,
-        merges=turn.plan.graph.merges,
+        output_key=node.output_key,
+        patch=signal.state_patch,
+        **{name: getattr(signal, name) for name in _TELEMETRY},
     )
-    try:
-        jsonvalue.encode(after, what="the state")
-    except ValueRejected as error:
-        return error.detail
-    return None
+    turn.advance()
 
 
 def _node_errored(turn: _Turn, signal: sg.NodeErrored) -> None:

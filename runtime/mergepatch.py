@@ -3,10 +3,12 @@
 All functions leave their arguments unchanged and share what did not change.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.jsonvalue import JsonValue
+from runtime.errors import ValueRejected
+from runtime.jsonvalue import INTEGER_MAX, JsonValue
 
 
 def merge_patch(target: JsonValue, patch: JsonValue) -> JsonValue:
@@ -28,6 +30,9 @@ def accumulate(rule: str, old: JsonValue, new: JsonValue) -> JsonValue:
     """Combine a key that accumulates: ``append`` extends a list, ``add`` sums numbers.
 
     Where the values do not fit the rule (adding to a string, say) the new one replaces.
+
+    Raises:
+        ValueRejected: the sum is no number that can be kept.
     """
     if rule == "append":
         before = old if isinstance(old, list) else [] if old is None else [old]
@@ -35,8 +40,15 @@ def accumulate(rule: str, old: JsonValue, new: JsonValue) -> JsonValue:
     if old is None:
         return new
     if _is_number(old) and _is_number(new):
-        return old + new
+        return _kept_sum(old + new)
     return new
+
+
+def _kept_sum(total: int | float) -> int | float:
+    kept = math.isfinite(total) if isinstance(total, float) else abs(total) <= INTEGER_MAX
+    if not kept:
+        raise ValueRejected(f"the sum {total} is no number that can be kept")
+    return total
 
 
 def apply_result(
@@ -47,7 +59,11 @@ def apply_result(
     output: JsonValue,
     merges: Mapping[str, str],
 ) -> dict[str, JsonValue]:
-    """The state after a result: the patch merged, then the output set under its key, nulls kept."""
+    """The state after a result: the patch merged, then the output set under its key, nulls kept.
+
+    Raises:
+        ValueRejected: a key that accumulates outgrew what can be kept.
+    """
     data: dict[str, Any] = dict(state)
     if patch:
         plain = {key: value for key, value in patch.items() if key not in merges or value is None}

@@ -39,6 +39,7 @@ class Plan:
         self.templates = {node.id: compile_template(_templated(node)) for node in graph.nodes.values()}
         self.kept_outputs = self._sources_of_joins()
         """Nodes whose output a join will ask for."""
+        self.unreachable = self._nodes_without_a_path()
         self.position = {node: index for index, node in enumerate(graph.nodes)}
 
     def template(self, node_id: str) -> Template:
@@ -59,6 +60,12 @@ class Plan:
             if edge.source in members and edge.target not in members
         ]
         return max(left, key=lambda position: len(self.loops[position][1])) if left else None
+
+    def _nodes_without_a_path(self) -> frozenset[str]:
+        """Nodes that no path from the start reaches: all their edges are dead from the start."""
+        dead = set(self.graph.dead_edges)
+        reached = {edge.target for index, edge in enumerate(self.edges) if index not in dead}
+        return frozenset(self.nodes.keys() - reached - {self.graph.start})
 
     def _sources_of_joins(self) -> frozenset[str]:
         joins = (node for node in self.nodes.values() if isinstance(node, JoinNode))

@@ -58,8 +58,6 @@ class NodeSucceeded(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     output: JsonValue = None
     state_patch: dict[str, JsonValue] | None = None
-    check_size: bool = False
-    """Whether the state may outgrow its limit by this result, so that it must be measured."""
     duration_ms: int = 0
     gen_ai_system: str | None = None
     gen_ai_model: str | None = None

@@ -34,10 +34,9 @@ class Shape:
         """The immediate dominator of every reachable node; the start's is itself."""
         self.dead = tuple(i for i, edge in enumerate(edges) if edge.source not in self._order)
         self.back = frozenset(i for i, edge in enumerate(edges) if self._is_back(edge))
-        forward = [edge for edge in alive if not self._is_back(edge)]
-        self._outward = _links(self.reachable, ((edge.source, edge.target) for edge in forward))
-        self._inward = _links(self.reachable, ((edge.target, edge.source) for edge in forward))
-        self.tangles = _cycles(self.reachable, self._outward)
+        self._inward = inward
+        forward = [(edge.source, edge.target) for edge in alive if not self._is_back(edge)]
+        self.tangles = _cycles(self.reachable, _links(self.reachable, forward))
         self.loops = _natural_loops([edges[index] for index in sorted(self.back)], inward)
 
     def dominates(self, upper: str, lower: str) -> bool:
@@ -47,12 +46,15 @@ class Shape:
         return lower == upper
 
     def region(self, join: str) -> tuple[str, ...]:
-        """The nodes strictly between a join's dominator and the join, sorted."""
+        """The nodes from which the join is reached without passing its dominator, sorted.
+
+        Those that the join dominates come after it, though a loop leads them back.
+        """
         if join not in self._order or self.dominator[join] == join:
             return ()
         source = self.dominator[join]
-        between = _reached(source, self._outward) & _reached(join, self._inward)
-        return tuple(sorted(between - {source, join}))
+        before = _reached(join, self._inward, stop=source)
+        return tuple(sorted(node for node in before if not self.dominates(join, node)))
 
     def _is_back(self, edge: Edge) -> bool:
         known = edge.source in self._order and edge.target in self._order
@@ -153,11 +155,12 @@ def _natural_loops(back_edges: list[Edge], inward: Links) -> tuple[Loop, ...]:
     return tuple(sorted(loops, key=lambda loop: len(loop.nodes)))
 
 
-def _reached(start: str, links: Links) -> set[str]:
+def _reached(start: str, links: Links, *, stop: str) -> set[str]:
+    """What ``start`` leads to, itself included, on paths that do not pass ``stop``."""
     seen = {start}
     pending = [start]
     while pending:
-        fresh = [node for node in links[pending.pop()] if node not in seen]
+        fresh = [node for node in links[pending.pop()] if node not in seen and node != stop]
         seen.update(fresh)
         pending.extend(fresh)
     return seen

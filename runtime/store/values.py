@@ -11,9 +11,8 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from runtime.errors import ValueRejected
+from runtime.jsonvalue import INTEGER_MAX
 from runtime.store.port import Turn
-
-INTEGER_MAX = 2**63 - 1
 
 
 def check_turn(turn: Turn) -> int:
