@@ -2,9 +2,12 @@
 
 SUPERVISOR = "supervisor"
 
+_NODE_CHARS = 12
+"""Of a node's 56 hex digits: enough to tell any nodes apart."""
+
 
 def shared_execution_actor(node_id: str, index: int) -> str:
-    return f"execution-actor:{node_id}:{index}"
+    return f"execution-actor:{node_id[:_NODE_CHARS]}:{index}"
 
 
 def dedicated_execution_actor(execution_id: str) -> str:
@@ -12,7 +15,7 @@ def dedicated_execution_actor(execution_id: str) -> str:
 
 
 def node_worker(node_id: str) -> str:
-    return f"node-worker:{node_id}"
+    return f"node-worker:{node_id[:_NODE_CHARS]}"
 
 
 def incarnation(actor_name: str, life: str) -> str:

@@ -20,7 +20,9 @@ def workers(url: Url = DEFAULT_URL, token: Token = None, output: Form = Output.T
     if output is Output.JSON:
         print_json(answer)
     else:
-        print_rows(answer["workers"], ("name", "node", "pid", "state", "live", "capacity", "heartbeat_at"))
+        print_rows(
+            answer["workers"], ("name", "pid", "status", "isolation", "live", "capacity", "last_heartbeat")
+        )
 
 
 @app.command("list")
