@@ -24,9 +24,14 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     """A running child, as its users know it."""
 
     generation: str
-    """Unique over hosts and their restarts."""
+    """Unique over hosts and their restarts: the life of its host, and a number."""
     socket: str
     pid: int
+
+    @property
+    def host_life(self) -> str:
+        """Two children that differ in this were started by different lives of their host."""
+        return self.generation.rpartition("-")[0]
 
 
 class FunctionHost(Protocol):

@@ -1,8 +1,8 @@
 """What an owner calls functions through: it hides that the processes which run them may hang or die.
 
 A worker whose sync call has outlived its timeout or its caller is *tainted*: it takes no new call and
-is killed when its other calls are done, or after ``TAINTED_S``. Calls that a kill of ours cuts short
-are repeated. When a worker dies by itself, one of its calls may be why: each is repeated alone in a
+is killed when its other calls are done, or after ``TAINTED_S``. Calls that are cut short by a kill of
+ours, or because their worker's host has ended, are repeated. When a worker dies by itself, one of its calls may be why: each is repeated alone in a
 quarantine worker, and one that ends that too fails with ``worker_crashed``. A repeated call keeps its key.
 """
 
@@ -22,7 +22,7 @@ SPAWN_BACKOFF_S = 0.1
 CLOSE_S = 5.0
 """How long ``close`` waits for a host that does not answer."""
 EVICTIONS_MAX = 2
-"""How often a call is repeated among others after a kill of ours; then it is repeated alone."""
+"""How often a call is repeated among others when it was not to blame; then it is repeated alone."""
 LOSSES_MAX = 20
 """How many workers may be lost under a call that was never sent."""
 
@@ -126,12 +126,18 @@ class FunctionPool:
             except WorkerLost as lost:
                 if not lost.sent:
                     continue
-                if not worker.tainted or evictions >= EVICTIONS_MAX:
+                if evictions >= EVICTIONS_MAX or await self._ended_by_a_call(worker):
                     return await self._run_alone(call, timeout_ms)
                 evictions += 1
         raise Unavailable(
             f"{LOSSES_MAX} processes for functions ended before {call.function!r} could be sent"
         )
+
+    async def _ended_by_a_call(self, worker: _Worker) -> bool:
+        """Whether a worker that is gone may owe that to a call, and neither to us nor to its host's end."""
+        if worker.tainted:
+            return False
+        return (await self._worker()).child.host_life == worker.child.host_life
 
     async def _run_alone(self, call: FunctionCall, timeout_ms: int | None) -> FunctionResult:
         """Repeat a call where it can hurt no other."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.workflows import ALL, FUNCTIONS
 from tests.fixtures.server import Server
+from tests.fixtures.workflows import ALL, FUNCTIONS
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ def test_a_life_of_dev(start: Callable[..., Server]) -> None:
     server = start(port)
 
     assert server.get("/health/ready")
-    assert "active" in {worker["state"] for worker in server.get("/workers")["workers"]}
+    assert "active" in {worker["status"] for worker in server.get("/workers")["workers"]}
     assert urllib.request.urlopen(f"{server.url}/docs", timeout=10).status == 200
     assert open_to_others(server.session()) == []
 
@@ -195,7 +195,7 @@ def test_the_server_command_takes_variables_only_and_ends_on_sigterm(start: Call
     server.url = f"http://127.0.0.1:{port}"
 
     assert server.get("/health")["status"] == "ok"
-    assert "active" in {worker["state"] for worker in server.get("/workers")["workers"]}
+    assert "active" in {worker["status"] for worker in server.get("/workers")["workers"]}
     assert all(json.loads(line)["event"] for line in server.err.read_text().splitlines())
 
     code, seconds = server.end(signal.SIGTERM)

@@ -427,3 +427,42 @@ def test_the_folder_of_sockets_is_never_too_long(monkeypatch: pytest.MonkeyPatch
 
 async def test_killing_what_is_unknown_is_no_error(host: LocalHost) -> None:
     await host.kill("never-1")
+
+
+class MortalHost:
+    """A host that ends with all its children, and begins another life."""
+
+    def __init__(self, settings: FunctionSettings) -> None:
+        self.settings = settings
+        self.life = LocalHost(settings)
+
+    async def end(self) -> None:
+        ended, self.life = self.life, LocalHost(self.settings)
+        await ended.close()
+
+    async def spawn(self) -> Child:
+        return await self.life.spawn()
+
+    async def kill(self, generation: str) -> None:
+        await self.life.kill(generation)
+
+    async def close(self) -> None:
+        await self.life.close()
+
+
+async def test_calls_that_end_with_their_host_are_repeated_side_by_side(
+    settings: FunctionSettings, marks: Marks
+) -> None:
+    host = MortalHost(settings)
+    pool = FunctionPool(host)
+    names = ["one", "two", "three"]
+    running = [asyncio.create_task(pool.run(call(marks, "keep_later", name))) for name in names]
+    before = [await marks.wait(name) for name in names]
+    await host.end()
+    # All of them begin again before any of them ends, which in quarantine they could not.
+    again = [set(await marks.wait(name, 2)) for name in names]
+    assert again[0] == again[1] == again[2]
+    marks.release()
+    results = await asyncio.gather(*running)
+    assert [{result.patch["pid"]} for result in results if result.patch] == [again[0] - set(before[0])] * 3
+    await pool.close()

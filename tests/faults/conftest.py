@@ -1,0 +1,35 @@
+"""A server on each database, with the workflows of the load, started anew for each module."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import Load
+from tests.fixtures.postgres import PostgresServer, postgres_server
+from tests.fixtures.server import Server
+from tests.fixtures.workflows import ALL, FUNCTIONS
+
+__all__ = ["postgres_server"]
+
+LONG = os.environ.get("JAMJET_FAULTS") == "long"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    database = None
+    if request.param == "postgresql":
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        database = postgres.create_database(migrated=False)
+    with Server({"steps.py": FUNCTIONS}, database=database) as running:
+        for ir in ALL:
+            running.register(ir)
+        yield running
+
+
+@pytest.fixture
+def load(server: Server, tmp_path: Path) -> Iterator[Load]:
+    made = Load(server, tmp_path / "journal")
+    yield made
+    made.close()
