@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ import ray
 from actors import bootstrap, fleet, names
 from actors.courier import ActorLost, Courier
 from actors.directory import Directory
+from actors.handle import ExecutionHandle
 from actors.host import Redirect
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
@@ -24,6 +26,8 @@ from actors.recorder import record_start
 from actors.settings import Settings
 from actors.watcher import Watcher
 from runtime.errors import JamjetError, NotFound, OutcomeUnknown, Overloaded
+from runtime.ids import DEFAULT_TENANT
+from runtime.store import open_store
 from runtime.store.port import TERMINAL_STATUSES, Store
 
 log = logging.getLogger("jamjet.client")
@@ -35,12 +39,32 @@ PAUSE_S = 0.05
 SUPERVISOR_CHECK_S = 2.0
 
 
+@contextlib.asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator["RayExecutions"]:
+    """The executions of an installation, for one process that has joined its Ray, as in::
+
+        async with connect(load_settings()) as actors:
+            await actors.execution("exec_...").signal(Cancel(signal_id="stop-1"))
+
+    Raises:
+        BadRequest, Unavailable: the database cannot be used.
+    """
+    store = await open_store(settings.database_url, migrate=False)
+    executions = RayExecutions(settings, store)
+    await executions.open()
+    try:
+        yield executions
+    finally:
+        await executions.close()
+        await store.close()
+
+
 class RayExecutions:
-    """The ``Executions`` of an installation, for one API replica."""
+    """The ``Executions`` of an installation, over Ray."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
+        self.store = store
         self._settings = settings
-        self._store = store
         self._sender = secrets.token_hex(8)
         self._plans = PlanCache(store.system)
         self._directory = Directory(store.system)
@@ -69,6 +93,12 @@ class RayExecutions:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
+    def execution(self, execution_id: str, tenant_id: str = DEFAULT_TENANT) -> ExecutionHandle:
+        """One execution as an addressable actor; it need not be live, nor exist."""
+        return ExecutionHandle(
+            execution_id, tenant_id=tenant_id, store=self.store, executions=self, plans=self._plans
+        )
+
     # --- Executions -----------------------------------------------------------------------------
 
     async def start(self, request: StartRequest) -> None:
@@ -84,7 +114,7 @@ class RayExecutions:
             else:
                 self._owners[request.execution_id] = courier.name
                 return
-        await record_start(self._store, self._plans, request)
+        await record_start(self.store, self._plans, request)
         if request.isolation == "dedicated":
             fleet.dedicated_actor(self._settings, request.execution_id, request.resources)
 
@@ -131,7 +161,7 @@ class RayExecutions:
 
     async def _locate(self, execution_id: str) -> Courier | None:
         """The owner's courier, or one to an actor that will activate the execution."""
-        stored = await self._store.system.stored_execution(execution_id)
+        stored = await self.store.system.stored_execution(execution_id)
         if stored is None:
             raise NotFound(f"execution {execution_id}")
         row = stored.row

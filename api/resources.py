@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from actors.handle import ExecutionHandle
 from actors.plans import PlanCache
 from actors.port import Executions
 from actors.settings import Settings
@@ -25,6 +26,16 @@ class Resources:
     def over(cls, settings: Settings, store: Store, executions: Executions) -> "Resources":
         authenticator = Authenticator(store.system, dev_mode=settings.dev_mode)
         return cls(settings, store, executions, PlanCache(store.system), authenticator)
+
+    def execution(self, execution_id: str, tenant_id: str) -> ExecutionHandle:
+        """One execution, whoever owns it."""
+        return ExecutionHandle(
+            execution_id,
+            tenant_id=tenant_id,
+            store=self.store,
+            executions=self.executions,
+            plans=self.plans,
+        )
 
 
 def resources(request: Request) -> Resources:

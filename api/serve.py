@@ -63,20 +63,13 @@ def build_app(args: Mapping[str, Any]) -> "Application":
 
 def asgi_app(settings: Settings) -> "FastAPI":
     """The FastAPI app over the store and the actors, both opened by its lifespan."""
-    from actors.client import RayExecutions
+    from actors.client import connect
     from api.app import build_app as build_api
-    from runtime.store import open_store
 
     @contextlib.asynccontextmanager
     async def open_resources() -> AsyncIterator[Any]:
-        store = await open_store(settings.database_url, migrate=False)
-        executions = RayExecutions(settings, store)
-        await executions.open()
-        try:
-            yield store, executions
-        finally:
-            await executions.close()
-            await store.close()
+        async with connect(settings) as executions:
+            yield executions.store, executions
 
     return build_api(settings, open_resources=open_resources)
 

@@ -20,6 +20,12 @@ async def look_up(source: str, topic: str) -> dict[str, Any]:
     return {"source": source, "finding": f"{source} on {topic}"}
 
 
+async def look_up_slowly(source: str, topic: str, seconds: float) -> dict[str, Any]:
+    """The same from a source that takes its time."""
+    await asyncio.sleep(seconds)
+    return await look_up(source, topic)
+
+
 def summarise(findings: list[dict[str, Any]]) -> str:
     """One line from what the branches found."""
     return "; ".join(finding["finding"] for finding in findings if finding)

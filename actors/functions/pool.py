@@ -2,8 +2,9 @@
 
 A worker whose sync call has outlived its timeout or its caller is *tainted*: it takes no new call and
 is killed when its other calls are done, or after ``TAINTED_S``. Calls that are cut short by a kill of
-ours, or because their worker's host has ended, are repeated. When a worker dies by itself, one of its calls may be why: each is repeated alone in a
-quarantine worker, and one that ends that too fails with ``worker_crashed``. A repeated call keeps its key.
+ours, or because their worker's host has ended, are repeated. When a worker dies by itself, one of its
+calls may be why: each is repeated alone in a quarantine worker, and one that ends that too fails with
+``worker_crashed``. A repeated call keeps its key.
 """
 
 import asyncio

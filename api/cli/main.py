@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import dev, executions, fleet, tokens, workflows
+from api.cli import dev, executions, tokens, workers, workflows
 from api.cli.exits import EXIT_DETACHED, EXIT_OK, EXIT_USAGE, CliError
 from api.cli.output import note, print_line
 
@@ -28,8 +28,7 @@ app.command()(executions.cancel)
 app.command()(executions.approve)
 app.command()(executions.resume)
 app.command()(workflows.workflows)
-app.command()(fleet.workers)
-app.add_typer(fleet.app, name="agents")
+app.command()(workers.workers)
 app.add_typer(tokens.app, name="token")
 
 

@@ -308,7 +308,6 @@ class TestReading:
             (["ls"], "GET /executions", {"executions": []}),
             (["workflows"], "GET /workflows", {"workflows": []}),
             (["workers"], "GET /workers", {"workers": []}),
-            (["agents", "list"], "GET /agents", {"agents": []}),
         ],
     )
     def test_lists_as_json_are_the_answer_itself(

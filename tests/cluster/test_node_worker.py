@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +38,8 @@ async def keep(state):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    # The sockets of Ray are below this folder: its name must be short.
-    folder = tempfile.mkdtemp(prefix="jj-", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("JAMJET_TOKEN", "secret")
-        patch.setenv("DATABASE_URL", "secret")
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=2,
-            _temp_dir=folder,
-            namespace="jamjet",
-            logging_level="ERROR",
-        )
-        yield
-        ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+def cluster(ray_instance: None) -> None:
+    """Every test here needs it."""
 
 
 @pytest.fixture
