@@ -2,6 +2,7 @@
 
 import hashlib
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from fastapi import Request
@@ -19,12 +20,15 @@ from runtime.store.port import WorkflowRow
 
 routes = router("workflows")
 
+REGISTER = declared("write", WorkflowBody)
+REGISTER["requestBody"]["content"][YAML_TYPES[0]] = {"schema": {"type": "string"}}
+
 
 @routes.post(
     "/workflows",
     status_code=201,
     responses=answers(WorkflowRegistered, status=201, refusals=(409, 413, 415)),
-    openapi_extra=declared("write", WorkflowBody),
+    openapi_extra=REGISTER,
 )
 async def register_workflow(request: Request) -> Response:
     """Register a version: ``{"ir": ...}``, ``{"yaml": "..."}``, or YAML as the body.
@@ -40,13 +44,13 @@ async def register_workflow(request: Request) -> Response:
         digest=hashlib.sha256(ir).hexdigest(),
         ir=ir.decode(),
         graph=encode_graph(graph),
-        created_at=0,
+        created_at=await resources(request).store.system.now(),
     )
     stored = await tenant(request).register_workflow(row)
     body: dict[str, Any] = {"workflow_id": stored.workflow_id, "version": stored.version}
     if compiled.warnings:
         body["warnings"] = list(compiled.warnings)
-    location = f"/workflows/{stored.workflow_id}/versions/{stored.version}"
+    location = f"/workflows/{quote(stored.workflow_id, safe='')}/versions/{quote(stored.version, safe='')}"
     return render.answer(body, 201, {"Location": location})
 
 
@@ -74,12 +78,19 @@ def _text(data: bytes) -> str:
 @routes.get(
     "/workflows",
     responses=answers(WorkflowList),
-    openapi_extra=declared("read", limit="1 to 500, default 50", offset="how many to leave out"),
+    openapi_extra=declared(
+        "read",
+        workflow_id="only the versions of this workflow",
+        limit="1 to 500, default 50",
+        offset="how many to leave out",
+    ),
 )
 async def list_workflows(request: Request) -> Response:
     """All registered versions, the newest first."""
     limit, offset = page(request)
-    rows, total = await tenant(request).workflows(limit=limit, offset=offset)
+    rows, total = await tenant(request).workflows(
+        workflow_id=request.query_params.get("workflow_id"), limit=limit, offset=offset
+    )
     shown = [render.workflow(row, whole=False) for row in rows]
     return render.answer({"workflows": shown, "total": total, "limit": limit, "offset": offset})
 

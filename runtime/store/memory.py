@@ -36,6 +36,7 @@ from runtime.store.port import (
     TokenRow,
     Turn,
     WorkflowRow,
+    version_taken,
 )
 from runtime.store.values import check_row, check_turn
 
@@ -249,9 +250,7 @@ class MemoryTenantStore:
         key = (self.tenant_id, row.workflow_id, row.version)
         stored = self._database.workflows.setdefault(key, row)
         if stored.digest != row.digest:
-            raise Conflict(
-                f"workflow {row.workflow_id!r} version {row.version!r} is registered with another content"
-            )
+            raise version_taken(row)
         await self._gate.after()
         return stored
 

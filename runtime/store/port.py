@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from runtime.errors import Conflict
+
 OWNER_GONE_MS = 5_000
 """An owner whose last heartbeat is older than this is gone (by the database's clock)."""
 
@@ -178,6 +180,14 @@ class WorkflowRow(msgspec.Struct, frozen=True, kw_only=True):
     ir: str
     graph: str
     created_at: int
+
+
+def version_taken(row: WorkflowRow) -> Conflict:
+    """The refusal of another content for a version that exists."""
+    return Conflict(
+        f"workflow {row.workflow_id!r} version {row.version!r} is registered with another content:"
+        " give the new one another version"
+    )
 
 
 class TokenRow(msgspec.Struct, frozen=True, kw_only=True):

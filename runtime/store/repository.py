@@ -21,6 +21,7 @@ from runtime.store.port import (
     SystemStore,
     TokenRow,
     WorkflowRow,
+    version_taken,
 )
 from runtime.store.queries import Queries
 from runtime.store.sql import Database, Query, Session, Statement, T
@@ -100,9 +101,7 @@ class SqlTenantStore:
                 return row
             found = WorkflowRow(**dict(zip(WorkflowRow.__struct_fields__, stored, strict=True)))
             if found.digest != row.digest:
-                raise Conflict(
-                    f"workflow {row.workflow_id!r} version {row.version!r} is registered with another content"
-                )
+                raise version_taken(row)
             return found
 
         return await self._journal.run(register)
