@@ -125,6 +125,8 @@ class NodeFailed(_Event, frozen=True, kw_only=True, tag="node_failed"):
     outcome: str | None = None
     fired: tuple[int, ...] = ()
     held: tuple[int, ...] = ()
+    consumed_key: str | None = None
+    """As in ``NodeCompleted``: what was consumed is gone, though it was of no use."""
     duration_ms: int = 0
 
 
@@ -166,6 +168,7 @@ class InterruptRaised(_Event, frozen=True, kw_only=True, tag="interrupt_raised")
     description: str | None = None
     correlation_key: str | None = None
     due_at: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class TimerCreated(_Event, frozen=True, kw_only=True, tag="timer_created"):

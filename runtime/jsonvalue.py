@@ -5,7 +5,9 @@ cannot hold it), lone surrogates, keys that are not strings, nesting over
 ``DEPTH_MAX`` and texts over a size limit.
 """
 
+import json
 import math
+import re
 from typing import Any
 
 import orjson
@@ -17,6 +19,9 @@ JsonValue = Any
 
 DEPTH_MAX = 64
 INTEGER_MAX = 2**63 - 1
+_INTEGERS = range(-(2**63), 2**64)
+"""What orjson keeps exactly."""
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 STATE_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -52,6 +57,9 @@ def parse(data: bytes, *, what: str) -> JsonValue:
         raise ValueRejected(f"{what} is not JSON: {str(error).lower()}") from error
     if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > DEPTH_MAX:
         _refuse(value, what)
+    if _LONG_NUMBER.search(data):
+        # orjson reads an integer over 64 bits as a float, and loses digits.
+        json.loads(data, parse_int=lambda text: _check_integer(text, what))
     return value
 
 
@@ -76,3 +84,8 @@ def _refuse(value: JsonValue, what: str) -> None:
             raise ValueRejected(f"{what} contains the character U+0000")
         elif isinstance(item, float) and not math.isfinite(item):
             raise ValueRejected(f"{what} contains the number {item}, which is not JSON")
+
+
+def _check_integer(text: str, what: str) -> None:
+    if len(text) > 20 or int(text) not in _INTEGERS:
+        raise ValueRejected(f"{what} contains the number {text[:40]}, which is over 64 bits")

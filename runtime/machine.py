@@ -73,6 +73,7 @@ from runtime.state import (
     payload_size,
     status_of,
 )
+from runtime.template import Rendered
 
 RECOVERIES_MAX = 3
 """Attempts of one visit that may be lost with their owner or worker before the node fails."""
@@ -186,9 +187,15 @@ class _Turn:
         self.events: list[ev.Event] = []
         self.effects: list[Effect] = []
         self._touched: deque[str] = deque()
+        self._arrivals: dict[int, None] = {}
+        """Edges that fired in this turn, in the order of the log."""
 
     def emit(self, event: ev.Event) -> None:
         self.events.append(event)
+        if isinstance(event, ev.NodeCompleted | ev.NodeFailed | ev.LoopEnded):
+            for index in event.fired:
+                self._arrivals.pop(index, None)
+                self._arrivals[index] = None
         apply(self.state, self.plan, event, self.moment.now)
 
     # --- readiness ------------------------------------------------------------------------------
@@ -267,23 +274,40 @@ class _Turn:
         match node:
             case ConditionNode() | ParallelNode():
                 self.complete(node, visit)
-            case LimitExceededNode():
-                self.complete(node, visit)
-                self.exceed_limit("strategy", None, None, node.id, node.description)
             case JoinNode():
                 self._meet(node, visit)
+            case _:
+                self._begin_rendered(node, visit)
+
+    def _begin_rendered(
+        self, node: LimitExceededNode | WaitNode | HumanApprovalNode | PythonFnNode | ModelNode, visit: int
+    ) -> None:
+        try:
+            rendered = self.plan.template(node.id).render(self.scope(node.id))
+        except JamjetError as error:
+            attempt = 0
+            if isinstance(node, PythonFnNode | ModelNode):
+                attempt = 1
+                self.emit(ev.NodeStarted(node_id=node.id, visit=visit, attempt=attempt))
+            self.fail_node(node, visit, attempt, str(error), "template_error")
+            return
+        match node:
+            case LimitExceededNode():
+                self.complete(node, visit)
+                description = None if rendered.value is None else _as_text(rendered.value)
+                self.exceed_limit("strategy", None, None, node.id, description)
             case WaitNode():
-                self._wait(node, visit)
+                self._wait(node, visit, rendered)
             case HumanApprovalNode():
-                self._ask(node, visit)
+                self._ask(node, visit, rendered)
             case PythonFnNode() | ModelNode():
-                self._start(node, visit)
+                self._run(
+                    node, visit, attempt=1, reason="first", input=rendered.value, warnings=rendered.warnings
+                )
 
     def _meet(self, node: JoinNode, visit: int) -> None:
         if node.merge == "first":
-            winner = self._first_arrival(node)
-            self.cancel_nodes(node.region, f"join {node.id} took {winner} first")
-            self.complete(node, visit, output=self.state.node(winner).output, output_key=node.output_key)
+            self._meet_first(node, visit)
             return
         outputs = [self._kept_output(source) for source in self._join_sources(node)]
         if node.merge == "custom":
@@ -296,24 +320,31 @@ class _Turn:
             return list(node.wait_for)
         return [self.plan.edges[index].source for index in self.plan.in_edges[node.id]]
 
-    def _first_arrival(self, node: JoinNode) -> str:
+    def _meet_first(self, node: JoinNode, visit: int) -> None:
         fired = [i for i in self.plan.in_edges[node.id] if self.state.edges[i] == EDGE_FIRED]
-        return self.plan.edges[fired[0]].source
+        if not fired:
+            # The start: nothing leads to it.
+            self.complete(node, visit, output_key=node.output_key)
+            return
+        first = next((index for index in self._arrivals if index in fired), fired[0])
+        winner = self.plan.edges[first].source
+        self.cancel_nodes(node.region, f"join {node.id} took {winner} first")
+        self.complete(node, visit, output=self._kept_output(winner), output_key=node.output_key)
 
     def _kept_output(self, node_id: str) -> Any:
         record = self.state.node(node_id)
         return record.output if record.phase == "completed" else None
 
-    def _wait(self, node: WaitNode, visit: int) -> None:
+    def _wait(self, node: WaitNode, visit: int, rendered: Rendered) -> None:
         if node.until == "timer":
             self.emit(
                 ev.TimerCreated(node_id=node.id, visit=visit, fire_at=self.moment.now + (node.delay_ms or 0))
             )
             return
-        key, warnings = self._correlation_key(node)
+        key = _as_text(rendered.value)
         if key in self.state.buffered:
             payload = self.state.buffered[key][0]
-            self.complete_wait(node, visit, payload, consumed_key=key, warnings=warnings)
+            self.complete_wait(node, visit, payload, consumed_key=key, warnings=rendered.warnings)
             return
         delay = node.delay_ms if node.until == "either" else node.timeout_ms
         self.emit(
@@ -323,30 +354,21 @@ class _Turn:
                 reason=node.until,
                 correlation_key=key,
                 due_at=None if delay is None else self.moment.now + delay,
+                warnings=rendered.warnings,
             )
         )
 
-    def _correlation_key(self, node: WaitNode) -> tuple[str, tuple[str, ...]]:
-        value, warnings = self._rendered(node)
-        return (value if isinstance(value, str) else jsonvalue.encode(value).decode()), warnings
-
-    def _ask(self, node: HumanApprovalNode, visit: int) -> None:
-        description, _ = self._rendered(node)
-        due_at = None if node.timeout_ms is None else self.moment.now + node.timeout_ms
+    def _ask(self, node: HumanApprovalNode, visit: int, rendered: Rendered) -> None:
         self.emit(
             ev.InterruptRaised(
-                node_id=node.id, visit=visit, reason="approval", description=description, due_at=due_at
+                node_id=node.id,
+                visit=visit,
+                reason="approval",
+                description=None if rendered.value is None else _as_text(rendered.value),
+                due_at=None if node.timeout_ms is None else self.moment.now + node.timeout_ms,
+                warnings=rendered.warnings,
             )
         )
-
-    def _start(self, node: PythonFnNode | ModelNode, visit: int) -> None:
-        try:
-            rendered, warnings = self._rendered(node)
-        except JamjetError as error:
-            self.emit(ev.NodeStarted(node_id=node.id, visit=visit, attempt=1))
-            self.fail_node(node, visit, 1, str(error), "template_error")
-            return
-        self._run(node, visit, attempt=1, reason="first", input=rendered, warnings=warnings)
 
     def _run(
         self,
@@ -381,10 +403,6 @@ class _Turn:
         assert isinstance(node, PythonFnNode | ModelNode | JoinNode)
         self._run(node, record.visit, attempt=record.attempt + 1, reason=reason)
 
-    def _rendered(self, node: Node) -> tuple[Any, tuple[str, ...]]:
-        rendered = self.plan.template(node.id).render(self.scope(node.id))
-        return rendered.value, tuple(rendered.warnings)
-
     def scope(self, node_id: str, output: Any = None, data: dict[str, Any] | None = None) -> dict[str, Any]:
         """The names that templates and conditions may use."""
         return {
@@ -406,6 +424,7 @@ class _Turn:
         output_key: str | None = None,
         patch: dict[str, Any] | None = None,
         outcome: str = "ok",
+        warnings: tuple[str, ...] = (),
         **extras: Any,
     ) -> None:
         """Settle a visit well: merge, set, choose edges, and look at their targets.
@@ -413,10 +432,11 @@ class _Turn:
         A result that the state cannot hold fails the node.
         """
         try:
-            after = self._state_with(patch, output_key, output)
+            after = self.state_with(patch, output_key, output)
         except ValueRejected as error:
             attempt = self.state.node(node.id).attempt
-            self.fail_node(node, visit, attempt, error.detail, "value_rejected")
+            consumed = extras.get("consumed_key")
+            self.fail_node(node, visit, attempt, error.detail, "value_rejected", consumed_key=consumed)
             return
         fired, held = self._choose_edges(node, outcome, output, after)
         self._leave_round(fired, node.id)
@@ -430,14 +450,20 @@ class _Turn:
                 outcome=outcome,
                 fired=fired,
                 held=held,
+                warnings=warnings + self._overwritten(node, output_key),
                 **extras,
             )
         )
         self._touch_targets(node.id)
 
-    def _state_with(
-        self, patch: dict[str, Any] | None, output_key: str | None, output: Any
-    ) -> dict[str, Any]:
+    def _overwritten(self, node: Node, output_key: str | None) -> tuple[str, ...]:
+        """A warning if this result replaces that of a parallel branch."""
+        for rival in self.plan.rivals.get(node.id, ()) if output_key is not None else ():
+            if self.state.node(rival).phase == "completed":
+                return (f"state.{output_key} was written by {rival} in parallel",)
+        return ()
+
+    def state_with(self, patch: dict[str, Any] | None, output_key: str | None, output: Any) -> dict[str, Any]:
         if not patch and output_key is None:
             return self.state.data
         after = apply_result(
@@ -460,7 +486,7 @@ class _Turn:
         )
 
     def fail_node(
-        self, node: Node, visit: int, attempt: int, error: str, error_class: str, *, duration_ms: int = 0
+        self, node: Node, visit: int, attempt: int, error: str, error_class: str, **extras: Any
     ) -> None:
         """Settle a visit badly: along its ``timeout`` or ``error`` edges, else the execution fails."""
         outcome = self._failure_outcome(node, error_class)
@@ -477,7 +503,7 @@ class _Turn:
                 outcome=outcome,
                 fired=fired,
                 held=held,
-                duration_ms=duration_ms,
+                **extras,
             )
         )
         if caught:
@@ -607,11 +633,14 @@ def _start_execution(turn: _Turn, signal: sg.StartExecution) -> None:
 
 
 def _recover(turn: _Turn, signal: sg.Recover) -> None:
-    for node_id, record in list(turn.state.nodes.items()):
-        if record.phase == "running" and turn.state.node(node_id).phase == "running":
-            _retry_lost(turn, node_id, record)
+    lost = [(node_id, record) for node_id, record in turn.state.nodes.items() if record.phase == "running"]
     _take_due(turn)
     turn.touch(turn.plan.nodes)
+    turn.advance()
+    for node_id, record in lost:
+        # What was due, or another that was lost, may have cancelled this one.
+        if turn.state.node(node_id) is record:
+            _retry_lost(turn, node_id, record)
     turn.advance()
 
 
@@ -630,21 +659,31 @@ def _tick(turn: _Turn, signal: sg.Tick) -> None:
 
 def _take_due(turn: _Turn) -> None:
     """Let every due timer take effect, in the order in which they were due."""
-    now = turn.moment.now
-    if turn.state.timeout_at is not None and turn.state.timeout_at <= now and turn.state.failing is None:
-        turn.emit(ev.TimerFired())
-        turn.begin_failing("the execution timed out", "timeout", None)
-    due = [
+    now, state = turn.moment.now, turn.state
+    due: list[tuple[int, int, str | None]] = [
         (record.due_at, turn.plan.position[node_id], node_id)
-        for node_id, record in turn.state.nodes.items()
+        for node_id, record in state.nodes.items()
         if record.due_at is not None and record.due_at <= now
     ]
+    if state.timeout_at is not None and state.timeout_at <= now:
+        due.append((state.timeout_at, -1, None))
     for _, _, node_id in sorted(due):
-        record = turn.state.node(node_id)
-        if record.due_at is not None and record.due_at <= now and not is_terminal(turn.state):
-            _node_due(turn, node_id, record)
-            # Before the next one: where two lead to one join, the first to fire decides it.
-            turn.advance()
+        if is_terminal(state):
+            break
+        if node_id is None:
+            _execution_due(turn)
+        else:
+            record = state.node(node_id)
+            if record.due_at is not None and record.due_at <= now:
+                _node_due(turn, node_id, record)
+        # Before the next one: where two lead to one join, the first to fire decides it.
+        turn.advance()
+
+
+def _execution_due(turn: _Turn) -> None:
+    if turn.state.failing is None:
+        turn.emit(ev.TimerFired())
+        turn.begin_failing("the execution timed out", "timeout", None)
 
 
 def _node_due(turn: _Turn, node_id: str, record: NodeRecord) -> None:
@@ -666,6 +705,9 @@ def _node_due(turn: _Turn, node_id: str, record: NodeRecord) -> None:
 def _approve(turn: _Turn, signal: sg.Approve) -> dict[str, Any]:
     node_id = _approval_target(turn, signal)
     record = turn.state.node(node_id)
+    node = turn.plan.nodes[node_id]
+    # Too large a patch is the sender's mistake, not the end of the execution.
+    turn.state_with(signal.state_patch, None, None)
     turn.emit(
         ev.ApprovalReceived(
             node_id=node_id,
@@ -678,7 +720,6 @@ def _approve(turn: _Turn, signal: sg.Approve) -> dict[str, Any]:
             signal_id=signal.signal_id,
         )
     )
-    node = turn.plan.nodes[node_id]
     if signal.decision == "approved" or turn.plan.label_exists(node_id, "rejected"):
         turn.complete(
             node,
@@ -742,6 +783,7 @@ def _send_event(turn: _Turn, signal: sg.SendEvent) -> dict[str, Any]:
         if turn.state.node(node_id) is state_before[node_id]:
             turn.complete_wait(node, state_before[node_id].visit, signal.payload)
             turn.advance()
+    turn.advance()
     return {"accepted": True}
 
 
@@ -848,6 +890,11 @@ def retry_delay_ms(policy: RetryPolicy, failures: int, chance: float) -> int:
     factor = {"fixed": 1, "linear": failures, "exponential": 2 ** min(failures - 1, 40)}[policy.backoff]
     delay = min(policy.initial_delay_ms * factor, policy.max_delay_ms)
     return int(delay * (0.5 + chance / 2)) if policy.jitter else int(delay)
+
+
+def _as_text(value: jsonvalue.JsonValue) -> str:
+    """A rendered value where only a text will do."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _kind(node: Node) -> str:

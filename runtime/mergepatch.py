@@ -68,8 +68,9 @@ def apply_result(
     if patch:
         plain = {key: value for key, value in patch.items() if key not in merges or value is None}
         data = merge_patch(data, plain)
-        for key in patch.keys() - plain.keys():
-            data[key] = accumulate(merges[key], data.get(key), patch[key])
+        for key, value in patch.items():
+            if key not in plain:
+                data[key] = accumulate(merges[key], data.get(key), value)
     if output_key is not None:
         rule = merges.get(output_key)
         data[output_key] = accumulate(rule, data.get(output_key), output) if rule else output

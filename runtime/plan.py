@@ -39,6 +39,8 @@ class Plan:
         self.templates = {node.id: compile_template(_templated(node)) for node in graph.nodes.values()}
         self.kept_outputs = self._sources_of_joins()
         """Nodes whose output a join will ask for."""
+        self.rivals = self._writers_of_one_key()
+        """By node: those in parallel branches that set the same key of the state."""
         self.unreachable = self._nodes_without_a_path()
         self.position = {node: index for index, node in enumerate(graph.nodes)}
 
@@ -66,6 +68,31 @@ class Plan:
         dead = set(self.graph.dead_edges)
         reached = {edge.target for index, edge in enumerate(self.edges) if index not in dead}
         return frozenset(self.nodes.keys() - reached - {self.graph.start})
+
+    def _writers_of_one_key(self) -> dict[str, tuple[str, ...]]:
+        writers: dict[str, list[str]] = {}
+        for node in self.nodes.values():
+            if node.output_key is not None and node.output_key not in self.graph.merges:
+                writers.setdefault(node.output_key, []).append(node.id)
+        later = {node: self._nodes_after(node) for group in writers.values() if group[1:] for node in group}
+        return {
+            node: tuple(n for n in group if n != node and n not in later[node] and node not in later[n])
+            for group in writers.values()
+            if group[1:]
+            for node in group
+        }
+
+    def _nodes_after(self, node: str) -> set[str]:
+        """What a node leads to without a back-edge."""
+        seen: set[str] = set()
+        pending = [node]
+        while pending:
+            for index in self.out_edges[pending.pop()]:
+                edge = self.edges[index]
+                if edge.target != END and not edge.back and edge.target not in seen:
+                    seen.add(edge.target)
+                    pending.append(edge.target)
+        return seen
 
     def _sources_of_joins(self) -> frozenset[str]:
         joins = (node for node in self.nodes.values() if isinstance(node, JoinNode))

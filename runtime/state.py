@@ -224,6 +224,7 @@ def _ended(status: Status) -> Callable[[ExecutionState, Plan, Any, int], None]:
         state.completed_at = at
         state.failing = None
         state.buffered = {}
+        state.buffered_count = state.buffered_bytes = 0
         if isinstance(event, ev.WorkflowFailed):
             state.failure = Failure(error=event.error, error_class=event.error_class, node_id=event.node_id)
         if isinstance(event, ev.WorkflowLimitExceeded):
@@ -275,6 +276,8 @@ def _node_completed(state: ExecutionState, plan: Plan, event: ev.NodeCompleted, 
 
 
 def _node_failed(state: ExecutionState, plan: Plan, event: ev.NodeFailed, at: int) -> None:
+    if event.consumed_key is not None:
+        _take_buffered(state, event.consumed_key)
     if event.outcome is not None:
         record = NodeRecord(phase="failed", visit=event.visit, attempt=event.attempt, since=at)
         _settle(state, plan, event.node_id, record, event.fired, event.held)

@@ -52,7 +52,7 @@ def graph_of(*edges: str, nodes: tuple[Node, ...] = (), start: str | None = None
         nodes: those that are not plain steps.
         start: by default the source of the first edge.
     """
-    listed = [_edge(text) for text in edges]
+    listed = [edge_of(text) for text in edges]
     given = {node.id: node for node in nodes}
     names = dict.fromkeys(
         name for edge in listed for name in (edge.source, edge.target) if name != "end"
@@ -78,7 +78,7 @@ def graph_of(*edges: str, nodes: tuple[Node, ...] = (), start: str | None = None
     )
 
 
-def _edge(text: str) -> Edge:
+def edge_of(text: str) -> Edge:
     parts = _EDGE.fullmatch(text)
     assert parts is not None, text
     fields = {name: value for name, value in parts.groupdict().items() if value is not None}
@@ -123,6 +123,8 @@ class Driver:
         self.rows: list[tuple[str, str, int]] = []
         """Type, data and time of every event, as the store has them."""
         self.last: Decision | None = None
+        self.calls: dict[str, tuple[int, int]] = {}
+        """Visit and attempt of every call that was asked for, and is neither answered nor stopped."""
         self._settled: set[tuple[str, int]] = set()
         self._signals = 0
 
@@ -224,8 +226,16 @@ class Driver:
         for other in (self.state, snapshot, self.refolded()):
             assert decide(self.plan, other, signal, moment) == decision
         assert encode_state(self.state) == before, "decide changed its argument"
+        self._end_calls(signal)
         self._take(decision)
         return [line_of(thing) for thing in (*decision.events, *decision.effects)]
+
+    def _end_calls(self, signal: sg.Signal) -> None:
+        if isinstance(signal, sg.Recover):
+            self.calls.clear()
+        if isinstance(signal, sg.NodeSucceeded | sg.NodeErrored):
+            told = (signal.visit, signal.attempt)
+            self.calls = {n: call for n, call in self.calls.items() if (n, call) != (signal.node_id, told)}
 
     def _take(self, decision: Decision) -> None:
         was_terminal = is_terminal(self.state)
@@ -256,10 +266,16 @@ class Driver:
             if isinstance(effect, RunNode):
                 assert (effect.node.id, effect.visit, effect.attempt) in committed, "a call without its event"
                 assert effect.key == call_key(EXECUTION_ID, effect.node.id, effect.visit)
+                assert effect.node.id not in self.calls, "two calls for one node"
+                self.calls[effect.node.id] = (effect.visit, effect.attempt)
+            else:
+                self.calls.pop(effect.node_id, None)
 
     def _check_state(self) -> None:
         state = self.state
         check_invariants(state, self.plan)
+        running = {n: (r.visit, r.attempt) for n, r in state.nodes.items() if r.phase == "running"}
+        assert running == self.calls, "what runs and what was asked for differ"
         assert state.sequence == len(self.rows)
         text = encode_state(state)
         assert encode_state(self.refolded()) == text, "the fold of the log is another state"

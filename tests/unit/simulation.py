@@ -613,7 +613,7 @@ class Life(Process):
                 await asyncio.sleep(0.2)
             else:
                 break
-        self.clock.learn(now)
+        self.clock.learn(now, sent_at)
         host.beat(sent_at)
         return host
 
@@ -624,7 +624,7 @@ class Life(Process):
         if now is None:
             self.world.end(self, "declared dead")
             await asyncio.get_running_loop().create_future()
-        self.clock.learn(now)
+        self.clock.learn(now, sent_at)
         host.beat(sent_at)
 
     async def retire(self) -> None:

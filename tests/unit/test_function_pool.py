@@ -54,6 +54,10 @@ async def keep_later(state):
     return {"pid": os.getpid()}
 
 
+async def answer(state):
+    return {}
+
+
 def hang(state):
     note(state)
     threading.Event().wait(120)
@@ -254,6 +258,8 @@ async def test_cancelling_the_task_cancels_the_call(pool: FunctionPool, marks: M
 async def test_sync_calls_that_wait_for_a_thread_are_cancelled_without_harm(
     pool: FunctionPool, marks: Marks
 ) -> None:
+    # A first call imports, in a thread of the pool.
+    assert (await pool.run(call(marks, "answer"))).ok
     kept = [asyncio.create_task(pool.run(call(marks, "keep", f"keep{n}"))) for n in range(16)]
     await marks.wait("keep*", 16)
     queued = asyncio.create_task(pool.run(call(marks, "hang"), timeout_ms=60_000))
@@ -261,6 +267,8 @@ async def test_sync_calls_that_wait_for_a_thread_are_cancelled_without_harm(
     await asyncio.sleep(0)
     assert pool.cancel("key-hang")
     assert (await queued).error_class == "cancelled"
+    # What is sent arrives in order: after this answer the cancellation has arrived too.
+    assert (await pool.run(call(marks, "answer"))).ok
     marks.release()
     assert all(result.ok for result in await asyncio.gather(*kept))
     assert (await later).patch == {"n": 2}

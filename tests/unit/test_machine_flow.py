@@ -270,6 +270,43 @@ def test_of_branches_that_write_one_key_the_last_event_wins():
     drive.ok("c", "from c")
     drive.ok("b", "from b")
     assert drive.data == {"r": "from b"}
+    assert [e.warnings for e in drive.events(ev.NodeCompleted)[1:]] == [
+        (),
+        ("state.r was written by c in parallel",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("edges", "merges"),
+    [
+        (("a>b", "b>c"), {}),
+        (("a>b if state.x", "a>c if not state.x"), {}),
+        (("a>b", "a>c"), {"r": "append"}),
+        (("a>b", "b>c", "c>a if state.x"), {}),
+    ],
+)
+def test_where_nothing_is_overwritten_in_parallel_there_is_no_warning(edges, merges):
+    drive = Driver(
+        graph_of(*edges, nodes=(step("b", output_key="r"), step("c", output_key="r")), merges=merges)
+    )
+    drive.start()
+    for name in ("a", "b", "c"):
+        if drive.phase(name) == "running":
+            drive.ok(name, name)
+    assert drive.status == "completed"
+    assert not any(event.warnings for event in drive.events(ev.NodeCompleted))
+
+
+def test_parallel_writers_are_warned_of_in_every_round():
+    nodes = (SPLIT, step("a", output_key="r"), step("b", output_key="r"))
+    drive = Driver(graph_of("split>a", "split>b", "a>t", "b>t", "t>split if state.again", nodes=nodes))
+    drive.start(again=True)
+    for _ in range(2):
+        drive.ok("a")
+        assert not drive.events(ev.NodeCompleted)[-1].warnings
+        drive.ok("b")
+        assert drive.events(ev.NodeCompleted)[-1].warnings == ("state.r was written by a in parallel",)
+        drive.ok("t")
 
 
 def test_keys_that_accumulate():

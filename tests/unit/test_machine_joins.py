@@ -3,7 +3,7 @@
 from runtime import events as ev
 from runtime import signals as sg
 from runtime.effects import RunNode
-from runtime.graph import ConditionNode, JoinNode, ParallelNode, RetryPolicy, WaitNode
+from runtime.graph import JoinNode, ParallelNode, RetryPolicy, WaitNode
 from tests.unit.machine_driver import Driver, graph_of, step
 
 SPLIT = ParallelNode(id="split")
@@ -17,6 +17,10 @@ def fan(*nodes, join, extra=()):
 
 def timer(node_id, delay_ms):
     return WaitNode(id=node_id, until="timer", delay_ms=delay_ms)
+
+
+def listener(node_id):
+    return WaitNode(id=node_id, until="external_event", correlation_key=node_id)
 
 
 # --- collect --------------------------------------------------------------------------------------
@@ -146,6 +150,36 @@ def test_first_leaves_alone_what_is_not_between():
     assert drive.status == "running"
 
 
+def test_what_only_a_loser_leads_to_is_skipped_and_what_waited_for_it_goes_on():
+    graph = graph_of(
+        "split>a", "split>b", "split>c", "a>meet", "b>meet", "b>x", "b>y", "c>y", nodes=(SPLIT, FIRST)
+    )
+    drive = Driver(graph)
+    drive.start()
+    drive.ok("c")
+    assert drive.phase("y") == "pending"
+    assert drive.ok("a") == [
+        "NodeCompleted a",
+        "NodeScheduled meet",
+        "NodeCancelled b",
+        "NodeCompleted meet",
+        "NodeSkipped x",
+        "NodeScheduled y",
+        "NodeStarted y#1",
+        "stop b",
+        "run y#1",
+    ]
+
+
+def test_a_timer_that_was_cancelled_in_the_turn_in_which_it_was_due_does_not_fire():
+    nodes = (SPLIT, FIRST, timer("slow", 200), timer("quick", 100))
+    drive = Driver(graph_of("split>slow", "split>quick", "slow>meet", "quick>meet", "meet>a", nodes=nodes))
+    drive.start()
+    drive.tick(after=500)
+    assert drive.phase("a") == "running"
+    assert [event.node_id for event in drive.events(ev.TimerFired)] == ["quick"]
+
+
 def test_first_goes_on_when_a_branch_is_skipped():
     graph = graph_of("split>a if state.x", "split>b", "a>meet", "b>meet", nodes=(SPLIT, FIRST))
     drive = Driver(graph)
@@ -174,21 +208,33 @@ def test_of_two_events_in_one_turn_the_first_in_the_log_wins():
 
 
 def test_first_takes_the_result_that_came_first_in_a_turn():
-    """Both conditions settle before the join is looked at; the log says which was first."""
+    """Both waits settle before the join is looked at; the log says which was first, not the edges' order."""
     graph = graph_of(
+        "go>split",
         "split>x",
         "split>y",
         "y>meet",
         "x>meet",
-        nodes=(SPLIT, ConditionNode(id="x"), FIRST, ConditionNode(id="y")),
+        nodes=(SPLIT, listener("x"), FIRST, listener("y")),
     )
     drive = Driver(graph)
     drive.start()
-    order = [e.node_id for e in drive.events(ev.NodeCompleted)]
-    assert order[1] == "x"
-    assert drive.events(ev.NodeCancelled) == [] or drive.events(ev.NodeCancelled)[0].reason.endswith(
-        "x first"
-    )
+    drive.event("y", "from y")
+    drive.event("x", "from x")
+    drive.ok("go")
+    assert [e.node_id for e in drive.events(ev.NodeCompleted)][-3:] == ["x", "y", "meet"]
+    assert drive.data == {"winner": "from x"}
+
+
+def test_first_that_nothing_leads_to_has_nothing_to_take():
+    drive = Driver(graph_of("meet>end", nodes=(FIRST,)))
+    assert drive.start() == [
+        "WorkflowStarted",
+        "NodeScheduled meet",
+        "NodeCompleted meet",
+        "WorkflowCompleted",
+    ]
+    assert drive.data == {"winner": None}
 
 
 def test_first_cancels_a_loop_between_as_a_whole():

@@ -58,9 +58,6 @@ def test_a_back_edge_that_holds_is_taken_alone():
 def test_a_round_cancels_what_is_still_active_in_the_loop():
     nap = WaitNode(id="nap", until="timer", delay_ms=1_000)
     graph = graph_of(
-        "head>fast", "head>slow", "head>nap", "fast>head if state.again", "slow>end", "nap>end", nodes=(nap,)
-    )
-    graph = graph_of(
         "head>fast",
         "head>slow",
         "head>nap",
@@ -82,7 +79,21 @@ def test_a_round_cancels_what_is_still_active_in_the_loop():
         "run head/2#1",
     ]
     assert drive.send(sg.NodeSucceeded(node_id="slow", visit=1, attempt=1)) == []
-    assert drive.ok("head")[-2:] == ["run slow/2#1"] * 0 + ["run fast/2#1", "run slow/2#1"]
+    assert drive.ok("head")[-2:] == ["run fast/2#1", "run slow/2#1"]
+
+
+def test_an_error_edge_that_leads_back_cancels_the_rest_of_the_round_too():
+    drive = Driver(graph_of("head>a", "head>b", "a>head error", "b>head if state.again"))
+    drive.start()
+    drive.ok("head")
+    assert drive.error("a") == [
+        "NodeCancelled b",
+        "NodeFailed a io_error",
+        "NodeScheduled head/2",
+        "NodeStarted head/2#1",
+        "stop b",
+        "run head/2#1",
+    ]
 
 
 def test_branches_inside_a_loop_meet_in_every_round():

@@ -7,7 +7,8 @@ import logging
 from dataclasses import fields, replace
 
 import pytest
-from ownership_model import (
+
+from tests.unit.ownership_model import (
     INVARIANTS,
     PROTOCOL,
     Event,
@@ -21,7 +22,7 @@ from ownership_model import (
     initial,
     terminal_is_terminal,
 )
-from ownership_model import Turn as ModelTurn
+from tests.unit.ownership_model import Turn as ModelTurn
 
 log = logging.getLogger(__name__)
 

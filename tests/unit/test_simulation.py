@@ -62,7 +62,7 @@ class EagerHost(ExecutionHost):
     """Makes a node's calls before the turn that says so is committed."""
 
     async def _take_turn(self, seat: Seat, batch: Any) -> None:
-        for _, decision in self._decide(seat, list(batch)):
+        for _, decision in self._decide(seat, list(batch))[0]:
             for effect in decision.effects:
                 if hasattr(effect, "key"):
                     self._perform(seat, effect)

@@ -1,0 +1,170 @@
+"""The host on a store in memory: what its senders are told, and when."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from actors.host import ExecutionHost
+from actors.plans import PlanCache
+from actors.port import SignalRequest, StartRequest
+from runtime import jsonvalue
+from runtime import signals as sg
+from runtime.effects import RunNode
+from runtime.errors import Conflict, NotFound, Unavailable
+from runtime.graph import encode_graph
+from runtime.ir import RegistrationPolicy, compile_ir
+from runtime.store.memory import MemoryStore
+from runtime.store.port import ExecutorRow, Outcome, Turn, WorkflowRow
+from tests.fixtures.workflows import APPROVE
+
+NOW = 1_700_000_000_000
+
+
+class Clock:
+    def now(self) -> int:
+        return NOW
+
+
+class Runner:
+    """Every attempt succeeds at once, with the node's name."""
+
+    async def run(self, effect: RunNode, *, tenant_id: str) -> sg.NodeSucceeded:
+        return sg.NodeSucceeded(
+            node_id=effect.node.id, visit=effect.visit, attempt=effect.attempt, output=effect.node.id
+        )
+
+
+class Journal:
+    """Refuses so many commits, then passes them on."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._real = store.journal
+        self.refusals = 0
+        self.at_commit: asyncio.Event | None = None
+
+    async def commit(self, turn: Turn) -> Outcome:
+        if self.at_commit is not None:
+            await self.at_commit.wait()
+        if self.refusals:
+            self.refusals -= 1
+            raise Unavailable("no disk")
+        return await self._real.commit(turn)
+
+
+class World:
+    """One host over one database."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(lambda: NOW)
+        self.database = self.store.database
+        self.journal = self.store.journal = Journal(self.store)  # type: ignore[assignment]
+        self.host = ExecutionHost(
+            incarnation="a#1",
+            store=self.store,
+            plans=PlanCache(self.store.system),
+            runner=Runner(),
+            clock=Clock(),
+            chance=lambda: 0.0,
+        )
+        self.host.beat(1e12)
+
+    async def open(self) -> None:
+        await self.store.system.register_executor(
+            ExecutorRow(
+                incarnation="a#1", name="a", node="n", pid=1, isolation="shared", capacity=9, live=0,
+                state="active", started_at=0, heartbeat_at=0,
+            )
+        )  # fmt: skip
+        graph = compile_ir(APPROVE, RegistrationPolicy(("steps",), frozenset())).graph
+        row = WorkflowRow(
+            workflow_id="approve",
+            version="1.0.0",
+            digest="d",
+            ir="{}",
+            graph=encode_graph(graph),
+            created_at=0,
+        )
+        await self.store.tenant("t").register_workflow(row)
+
+    async def paused(self) -> None:
+        """``exec_1`` waits for its approval."""
+        await self.host.start(
+            StartRequest(
+                tenant_id="t",
+                execution_id="exec_1",
+                workflow_id="approve",
+                workflow_version="1.0.0",
+                input={"n": 1},
+            )
+        )
+        async with asyncio.timeout(5):
+            while self.database.executions["exec_1"].status != "paused":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    def approve(self, name: str, **fields: Any) -> asyncio.Task[dict[str, Any]]:
+        signal = sg.Approve(
+            **{"signal_id": name, "decision": "approved", "user_id": name, "node_id": "gate", **fields}
+        )
+        request = SignalRequest(tenant_id=fields.pop("tenant_id", "t"), execution_id="exec_1", signal=signal)
+        return asyncio.create_task(self.host.signal(request))
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    await made.open()
+    yield made
+    await made.host.close()
+
+
+async def told(tasks: list[asyncio.Task[dict[str, Any]]]) -> list[Any]:
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_of_many_approvals_in_one_turn_one_wins(world: World) -> None:
+    await world.paused()
+    answers = await told([world.approve(f"user-{n}") for n in range(5)])
+    assert [type(answer) for answer in answers] == [dict, *[Conflict] * 4]
+
+
+async def test_nobody_is_refused_on_the_ground_of_a_decision_that_was_not_committed(world: World) -> None:
+    await world.paused()
+    world.journal.refusals = 1
+    answers = await told([world.approve(f"user-{n}") for n in range(5)])
+    assert {type(answer) for answer in answers} == {Unavailable}
+    assert world.database.executions["exec_1"].status == "paused"
+    assert (await world.approve("user-9"))["accepted"]
+
+
+async def test_a_refusal_waits_for_the_commit_as_an_answer_does(world: World) -> None:
+    await world.paused()
+    world.journal.at_commit = asyncio.Event()
+    tasks = [world.approve("ann"), world.approve("bob")]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+    world.journal.at_commit.set()
+    assert [type(answer) for answer in await told(tasks)] == [dict, Conflict]
+
+
+async def test_a_patch_that_is_too_large_is_the_senders_mistake(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.paused()
+    monkeypatch.setattr(jsonvalue, "STATE_BYTES_MAX", 200)
+    monkeypatch.setattr(jsonvalue.encode, "__kwdefaults__", {"what": "value", "bytes_max": 200})
+    (answer,) = await told([world.approve("ann", state_patch={"text": "x" * 300})])
+    assert "over the limit of 200" in str(answer)
+    assert world.database.executions["exec_1"].status == "paused"
+    assert (await world.approve("ann-again"))["accepted"]
+
+
+async def test_another_tenants_execution_is_unknown(world: World) -> None:
+    await world.paused()
+    request = SignalRequest(tenant_id="other", execution_id="exec_1", signal=sg.Cancel(signal_id="c"))
+    with pytest.raises(NotFound):
+        await world.host.signal(request)
+    assert world.database.executions["exec_1"].status == "paused"
