@@ -67,7 +67,7 @@ def error_response(request: Request, error: JamjetError) -> Response:
 
 def unexpected_response(request: Request, error: Exception) -> Response:
     """The answer to a bug of ours."""
-    log.error("%s %s broke", request.method, request.url.path, exc_info=error)
+    log.error("%s %s broke", request.method, request.scope["path"], exc_info=error)
     return _body(request, 500, type(error).__name__, "internal", {}, {})
 
 
@@ -80,7 +80,7 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = request.url.path
+        path = request.scope["path"]
         detail = {404: f"path {path}", 405: f"{request.method} {path}"}.get(error.status_code, error.detail)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return _body(request, error.status_code, detail, code, dict(error.headers or {}), {})

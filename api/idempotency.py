@@ -34,7 +34,7 @@ class Idempotency:
             return None
         if not 0 < len(key) <= KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
             raise BadRequest("Idempotency-Key: must be 1 to 255 printable ASCII characters")
-        route = f"{request.method} {request.url.path}"
+        route = f"{request.method} {request.scope['path']}"
         return cls(key, route, hashlib.sha256(route.encode() + b"\0" + body).hexdigest())
 
     def record(self, status: int, body: str) -> IdempotencyRecord:

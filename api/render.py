@@ -7,7 +7,7 @@ import msgspec
 import orjson
 from starlette.responses import Response
 
-from runtime.events import kind_name
+from runtime.events import decode_event, kind_name
 from runtime.plan import Plan
 from runtime.state import ExecutionState, status_of, waiting_on
 from runtime.store.history import fold_stored
@@ -114,9 +114,16 @@ def event(execution_id: str, row: EventRow, shape: str, final_state: Any = None)
         "created_at": timestamp(row.created_at),
     }
     if shape == "typed":
-        return {**shown, "kind": {"type": row.type, "node_id": row.node_id, **fields}, "name": shown["kind"]}
+        kind = {"type": row.type, "node_id": row.node_id, **_defaults(row), **fields}
+        return {**shown, "kind": kind, "name": shown["kind"]}
     fields.pop("node_id", None)
     return {**shown, "data": fields}
+
+
+def _defaults(row: EventRow) -> dict[str, Any]:
+    """What the log leaves out of an event because it is as usual, but JamJet's clients read."""
+    fields = msgspec.structs.asdict(decode_event(row.type, row.data))
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def workflow(row: WorkflowRow, *, whole: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reading requests: bodies within bounds, media types, and the parameters of lists."""
 
+import re
 import uuid
 from typing import Any, TypeVar
 
@@ -14,6 +15,10 @@ WAIT_S_MAX = 60.0
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 Body = TypeVar("Body", bound=BaseModel)
+
+_PREFERRED_WAIT = re.compile(
+    r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)\"?\s*(?:[;,]|$)", re.IGNORECASE
+)
 
 
 def request_id(request: Request) -> str:
@@ -34,8 +39,7 @@ async def read_body(request: Request) -> bytes:
     Raises:
         PayloadTooLarge: over 1 MiB, announced or not.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > BODY_BYTES_MAX:
+    if _number(request.headers.get("content-length", "")) > BODY_BYTES_MAX:
         raise PayloadTooLarge(f"the body is over the limit of {BODY_BYTES_MAX} bytes")
     parts: list[bytes] = []
     size = 0
@@ -88,20 +92,25 @@ def whole_number(request: Request, name: str, *, default: int, least: int, most:
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+    number = _number(text)
+    if not least <= number <= most:
         raise BadRequest(f"{name}: must be a whole number from {least} to {most}, not {text[:40]!r}")
-    return int(text)
+    return number
+
+
+def _number(text: str) -> int:
+    """The whole number that a text is, at most 10^18; -1: it is none."""
+    if not text.isascii() or not text.isdigit():
+        return -1
+    digits = text.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 18 else 10**18
 
 
 def wait_s(request: Request) -> float | None:
-    """How long the client wants to wait: ``?wait=N``, or ``Prefer: wait=N``; None: not at all."""
+    """How long the client wants to wait: ``?wait=N``, else ``Prefer: wait=N``; None: not at all."""
     text = request.query_params.get("wait")
     if text is None:
-        preferences = request.headers.get("prefer", "")
-        waits = [part.strip()[5:] for part in preferences.split(",") if part.strip().startswith("wait=")]
-        if not waits:
-            return None
-        text = waits[0]
+        return _preferred_wait_s(request.headers.get("prefer", ""))
     try:
         seconds = float(text)
     except ValueError:
@@ -109,3 +118,9 @@ def wait_s(request: Request) -> float | None:
     if not 0 <= seconds <= WAIT_S_MAX:
         raise BadRequest(f"wait: must be a number of seconds from 0 to {WAIT_S_MAX:g}, not {text[:40]!r}")
     return seconds
+
+
+def _preferred_wait_s(header: str) -> float | None:
+    """A preference is met as far as can be, and ignored where it says nothing (RFC 7240)."""
+    found = _PREFERRED_WAIT.search(header)
+    return None if found is None else min(float(found[1]), WAIT_S_MAX)

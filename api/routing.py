@@ -13,6 +13,8 @@ from api.errors import error_response, unexpected_response
 from api.resources import resources
 from runtime.errors import JamjetError
 
+SCHEMA_REF = "#/components/schemas/{model}"
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -60,7 +62,7 @@ def declared(access: Access, body: type[BaseModel] | None = None, **parameters: 
     if access != "public":
         extra["security"] = [{"bearer": []}]
     if body is not None:
-        schema = {"schema": body.model_json_schema()}
+        schema = {"schema": body.model_json_schema(ref_template=SCHEMA_REF)}
         extra["requestBody"] = {"required": True, "content": {"application/json": schema}}
     if parameters:
         extra["parameters"] = [_parameter(name, text) for name, text in parameters.items()]

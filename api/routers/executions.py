@@ -9,7 +9,7 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
-from actors.port import KeyTaken, SignalRequest, StartRequest
+from actors.port import KeyTaken, StartRequest
 from api import render
 from api.idempotency import Idempotency, replay
 from api.requests import page, read_json, validated, wait_s, whole_number
@@ -24,7 +24,7 @@ from api.schemas import (
     EventList,
     Execution,
     ExecutionList,
-    ExecutionStarted,
+    StartAnswer,
     StartBody,
 )
 from api.waiting import read_settled, whole
@@ -32,21 +32,19 @@ from runtime.errors import BadRequest, NotFound
 from runtime.ids import execution_id_from_hex, parse_execution_id
 from runtime.jsonvalue import encode
 from runtime.signals import Approve, Cancel, SendEvent
-from runtime.store.history import fold_stored
-from runtime.store.port import STATUSES, ExecutionRow, StoredExecution, TenantStore
+from runtime.store.port import STATUSES, ExecutionRow, TenantStore
 
 routes = router("executions")
 
 KEY = "the same key has one effect, and gets the same answer for 24 h"
 WAIT = "seconds, at most 60: answer once it ends or pauses, or as it stands after that time"
-DEADLINE_MS = 5_000
 EVENTS_MAX = 10_000
 
 
 @routes.post(
     "/executions",
     status_code=201,
-    responses=answers(ExecutionStarted, status=201, refusals=(404, 413, 415, 422, 429)),
+    responses=answers(StartAnswer, status=201, refusals=(404, 413, 415, 422, 429)),
     openapi_extra=declared("write", StartBody, wait=WAIT, header_prefer="wait=N", header_idempotency_key=KEY),
 )
 async def start_execution(request: Request) -> Response:
@@ -92,9 +90,13 @@ async def _start_request(
         workflow_version=row.version,
         input=body.input,
         isolation=body.isolation or graph.isolation or here.settings.isolation,
-        resources=body.resources or graph.resources,
+        resources=_resources(body) or graph.resources,
         idempotency=record,
     )
+
+
+def _resources(body: StartBody) -> dict[str, Any] | None:
+    return None if body.resources is None else body.resources.model_dump(exclude_unset=True)
 
 
 async def _started(
@@ -176,9 +178,7 @@ async def get_events(request: Request, execution_id: str) -> Response:
     shape = _shape(request)
     final_state = None
     if any(event.type == "workflow_completed" for event in rows):
-        stored = await store.stored_execution(known)
-        assert stored is not None
-        final_state = (await _folded(here, stored)).data
+        final_state = (await here.execution(known, store.tenant_id).state()).data
     shown = [render.event(known, event, shape, final_state) for event in rows]
     return render.answer({"events": shown})
 
@@ -201,11 +201,6 @@ def _shape(request: Request) -> str:
     return str(shape)
 
 
-async def _folded(here: Resources, stored: StoredExecution) -> Any:
-    row = stored.row
-    return fold_stored(stored, await here.plans.get(row.tenant_id, row.workflow_id, row.workflow_version))
-
-
 @routes.get(
     "/executions/{execution_id}/approvals",
     responses=answers(ApprovalList, refusals=(404,)),
@@ -215,10 +210,7 @@ async def get_approvals(request: Request, execution_id: str) -> Response:
     """Which approvals are pending, and which were decided by whom."""
     here, store = resources(request), tenant(request)
     known = parse_execution_id(execution_id)
-    stored = await store.stored_execution(known)
-    if stored is None:
-        raise NotFound(f"execution {known}")
-    state = await _folded(here, stored)
+    state = await here.execution(known, store.tenant_id).state()
     asked: dict[str, tuple[int, dict[str, Any]]] = {}
     decided: list[dict[str, Any]] = []
     for row in await store.events(known):
@@ -253,13 +245,13 @@ def _decided(sequence: int, fields: dict[str, Any]) -> dict[str, Any]:
 
 @routes.post(
     "/executions/{execution_id}/cancel",
-    responses=answers(Cancelled, refusals=(404, 409, 422)),
+    responses=answers(Cancelled, refusals=(404, 409, 413, 415, 422)),
     openapi_extra=declared("write", header_idempotency_key=KEY),
 )
 async def cancel_execution(request: Request, execution_id: str) -> Response:
     """Cancel it: nothing more is started, and late results are refused."""
     data, _ = await read_json(request, empty={})
-    return await _signal(request, execution_id, data, Cancel(signal_id=_signal_id(request)))
+    return await _signal(request, execution_id, data, Cancel(signal_id=_signal_id(request, data)))
 
 
 @routes.post(
@@ -276,7 +268,7 @@ async def approve_execution(request: Request, execution_id: str) -> Response:
     decision: Literal["approved", "rejected"] = "approved" if body.decision == "approved" else "rejected"
     caller = principal(request)
     signal = Approve(
-        signal_id=_signal_id(request),
+        signal_id=_signal_id(request, data),
         decision=decision,
         node_id=body.node_id,
         user_id=body.user_id or caller.name or caller.id,
@@ -297,7 +289,7 @@ async def send_external_event(request: Request, execution_id: str) -> Response:
     data, value = await read_json(request)
     body = validated(EventBody, value)
     signal = SendEvent(
-        signal_id=_signal_id(request),
+        signal_id=_signal_id(request, data),
         correlation_key=body.correlation_key,
         payload=body.payload,
         size=len(data),
@@ -315,25 +307,26 @@ async def _signal(
     record = None if keyed is None else await keyed.recorded(store)
     if record is not None:
         return replay(record)
-    asked = SignalRequest(
-        tenant_id=store.tenant_id,
-        execution_id=known,
-        signal=signal,
-        deadline=await here.store.system.now() + DEADLINE_MS,
-        idempotency=None if keyed is None else keyed.record(200, ""),
-    )
+    handle = here.execution(known, store.tenant_id)
     try:
-        answered = await _shielded(here.executions.signal(asked))
+        answered = await _shielded(
+            handle.signal(signal, idempotency=None if keyed is None else keyed.record(200, ""))
+        )
     except KeyTaken:
         assert keyed is not None
         record = await keyed.recorded(store)
         assert record is not None
         return replay(record)
-    return render.answer(answered)
+    if keyed is not None and isinstance(signal, Approve) and "node_id" not in answered:
+        # Sent twice at once: the log knows that it was taken, but only the record how it was answered.
+        record = await keyed.recorded(store)
+    return render.answer(answered) if record is None else replay(record)
 
 
-def _signal_id(request: Request) -> str:
-    return request.headers.get("idempotency-key") or uuid.uuid4().hex
+def _signal_id(request: Request, data: bytes) -> str:
+    """The same for a repeat, and for no other request: a key may come again on another route or in a race."""
+    keyed = Idempotency.of(request, data)
+    return uuid.uuid4().hex if keyed is None else f"{keyed.key}:{keyed.fingerprint}"
 
 
 async def _existing(store: TenantStore, execution_id: str) -> ExecutionRow:

@@ -2,15 +2,21 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 Status = Literal["running", "paused", "completed", "failed", "cancelled", "limit_exceeded"]
 
 
 class ErrorAnswer(BaseModel):
+    """Every error. The fields after ``request_id`` are there where they say something."""
+
     error: str
     code: str
     request_id: str
+    problems: list[str] = []
+    node_id: str = ""
+    retry_after_s: float = 1
+    limit: float = 0
 
 
 class Health(BaseModel):
@@ -25,6 +31,8 @@ class WorkflowRegistered(BaseModel):
 
 
 class Workflow(BaseModel):
+    """``ir`` and ``graph`` are left out of lists."""
+
     workflow_id: str
     version: str
     created_at: str
@@ -50,19 +58,46 @@ class ExecutionSummary(BaseModel):
     status: Status
     isolation: str
     created_at: str
+    started_at: str
     updated_at: str
     completed_at: str | None
     error: str | None
 
 
+class Wait(BaseModel):
+    """Why an execution does not go on by itself. Without a node: it waits to be taken up."""
+
+    node_id: str | None
+    type: str
+    since: str
+    correlation_key: str | None = None
+    due_at: str | None = None
+
+
+class Actor(BaseModel):
+    """The process that runs an execution."""
+
+    name: str
+    incarnation: str
+    node: str
+    pid: int
+    isolation: str
+
+
 class Execution(ExecutionSummary):
     state: dict[str, Any]
-    steps_executed: int
-    sequence: int
+    current_state: dict[str, Any]
     initial_input: dict[str, Any]
     output: dict[str, Any] | None
-    waiting_on: list[dict[str, Any]]
-    actor: dict[str, Any] | None
+    steps_executed: int
+    sequence: int
+    labels: dict[str, str]
+    waiting_on: list[Wait]
+    actor: Actor | None
+
+
+class StartAnswer(RootModel[ExecutionStarted | Execution]):
+    """The id, or the whole execution where the client waits for it."""
 
 
 class ExecutionList(BaseModel):
@@ -73,10 +108,13 @@ class ExecutionList(BaseModel):
 
 
 class Event(BaseModel):
+    """Flat: ``kind`` is the name, and ``data`` the rest. Typed: ``kind`` is an object with all of it."""
+
     id: str
     execution_id: str
     sequence: int
     kind: str | dict[str, Any]
+    name: str | None = None
     type: str
     node_id: str | None
     created_at: str
@@ -98,27 +136,62 @@ class Accepted(BaseModel):
     node_id: str | None = None
 
 
+class PendingApproval(BaseModel):
+    node_id: str
+    tool_name: str | None
+    approver: str
+    context: dict[str, Any]
+    due_at: str | None
+    sequence: int
+
+
+class DecidedApproval(BaseModel):
+    node_id: str
+    status: Literal["approved", "rejected"]
+    user_id: str
+    comment: str | None
+    sequence: int
+
+
 class ApprovalList(BaseModel):
-    pending: list[dict[str, Any]]
-    decided: list[dict[str, Any]]
+    pending: list[PendingApproval]
+    decided: list[DecidedApproval]
+
+
+class Worker(BaseModel):
+    id: str
+    name: str
+    node: str
+    pid: int
+    status: str
+    isolation: str
+    capacity: int
+    live: int
+    queue_types: list[str]
+    started_at: str
+    last_heartbeat: str
 
 
 class WorkerList(BaseModel):
-    workers: list[dict[str, Any]]
+    workers: list[Worker]
 
 
-class TokenCreated(BaseModel):
+class Token(BaseModel):
     id: str
-    token: str
+    tenant_id: str
     name: str
     role: str
-    tenant_id: str
     created_at: str
     expires_at: str | None
+    revoked_at: str | None
+
+
+class TokenCreated(Token):
+    token: str
 
 
 class TokenList(BaseModel):
-    tokens: list[dict[str, Any]]
+    tokens: list[Token]
 
 
 class TokenRevoked(BaseModel):

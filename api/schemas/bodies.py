@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runtime.ir.models import Resources
+
 
 class _Body(BaseModel):
     """Unknown keys are ignored, as JamJet's clients of other versions may send some; types are not bent."""
@@ -25,7 +27,7 @@ class StartBody(_Body):
     workflow_version: str | None = None
     input: dict[str, Any] = {}
     isolation: Literal["shared", "dedicated"] | None = None
-    resources: dict[str, Any] | None = None
+    resources: Resources | None = None
 
 
 class ApproveBody(_Body):
