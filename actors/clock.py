@@ -21,13 +21,17 @@ class DatabaseClock:
         self._received_at = 0.0
         self._known = False
 
-    def learn(self, database_ms: int) -> None:
-        """Take the database's now, just received."""
+    def mark(self) -> float:
+        """This moment, for ``learn``: taken before the database is asked."""
+        return self._monotonic()
+
+    def learn(self, database_ms: int, asked_at: float) -> None:
+        """Take the database's now, just received. It was read after ``asked_at``."""
         received_at = self._monotonic()
-        if self._known and database_ms < self._project(received_at) - 1_000:
-            # The database's clock was set back: follow it, or timers would fire early.
-            self._known = False
-        if not self._known or database_ms > self._project(received_at):
+        latest_ms = database_ms + (received_at - asked_at) * 1_000
+        if not self._known or not database_ms <= self._project(received_at) <= latest_ms:
+            # Too early is merely late. Too late means that this clock runs faster, or that the
+            # database's was set back: follow it, or timers would fire early.
             self._database_ms, self._received_at, self._known = database_ms, received_at, True
 
     def now(self) -> int:

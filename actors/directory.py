@@ -53,5 +53,6 @@ class Directory:
     async def _read(self) -> None:
         executors = await self._system.executors()
         backlog = await self._system.backlog()
-        self.clock.learn(await self._system.now())
+        asked_at = self.clock.mark()
+        self.clock.learn(await self._system.now(), asked_at)
         self._executors, self.backlog = executors, backlog

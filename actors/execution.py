@@ -180,7 +180,8 @@ class ExecutionActor:
             heartbeat_at=0,
         )
         system = self._store.system
-        self._clock.learn(await _patiently(lambda: system.register_executor(row)))
+        asked_at = self._clock.mark()
+        self._clock.learn(await _patiently(lambda: system.register_executor(row)), asked_at)
         host.beat(sent_at)
 
     async def _upkeep(self, host: ExecutionHost) -> None:
@@ -191,12 +192,12 @@ class ExecutionActor:
         """One heartbeat. A life that was declared dead ends: Ray starts the next one."""
         assert self._store is not None
         host = self._ready.result()
-        sent_at = asyncio.get_running_loop().time()
+        sent_at, asked_at = asyncio.get_running_loop().time(), self._clock.mark()
         now = await self._store.system.heartbeat(host.incarnation, live=host.live, state=self._state)
         if now is None:
             log.error("%s was declared dead: ending this process", host.incarnation)
             os._exit(1)
-        self._clock.learn(now)
+        self._clock.learn(now, asked_at)
         host.beat(sent_at)
 
     async def _exit(self, host: ExecutionHost) -> None:

@@ -22,7 +22,7 @@ import msgspec
 
 from actors.plans import PlanCache
 from actors.port import KeyTaken, SignalRequest, StartRequest
-from actors.seat import Decided, Mail, Seat, answer_all, next_batch, refuse_all
+from actors.seat import Decided, Mail, Refused, Seat, answer_all, next_batch, refuse_all
 from runtime import jsonvalue
 from runtime import signals as sg
 from runtime.effects import RunNode, StopNode
@@ -180,7 +180,7 @@ class ExecutionHost:
         """
         seat = self._seats.get(request.execution_id)
         if seat is None:
-            seat = await self._activate(request.execution_id, request.tenant_id)
+            seat = await self._activate(request.execution_id)
         if seat.tenant_id != request.tenant_id:
             raise NotFound(f"execution {request.execution_id}")
         answer = await self._post(
@@ -233,18 +233,18 @@ class ExecutionHost:
 
     async def _try_activate(self, execution_id: str, *, only_ours: bool = False) -> None:
         try:
-            await self._activate(execution_id, None, only_ours=only_ours)
+            await self._activate(execution_id, only_ours=only_ours)
         except JamjetError as error:
             log.info("not activated %s: %s", execution_id, error)
 
-    async def _activate(self, execution_id: str, tenant_id: str | None, *, only_ours: bool = False) -> Seat:
+    async def _activate(self, execution_id: str, *, only_ours: bool = False) -> Seat:
         """Seat an execution, and post what recovery is due. Concurrent callers share one load."""
         loading = self._activating.get(execution_id)
         if loading is None:
             loading = asyncio.get_running_loop().create_future()
             self._activating[execution_id] = loading
             try:
-                seat = await self._load(execution_id, tenant_id, only_ours=only_ours)
+                seat = await self._load(execution_id, only_ours=only_ours)
             except BaseException as error:
                 loading.set_exception(error if isinstance(error, JamjetError) else Unavailable(str(error)))
                 loading.exception()
@@ -256,7 +256,7 @@ class ExecutionHost:
             return seat
         return await asyncio.shield(loading)
 
-    async def _load(self, execution_id: str, tenant_id: str | None, *, only_ours: bool) -> Seat:
+    async def _load(self, execution_id: str, *, only_ours: bool) -> Seat:
         parked = self._parked.pop(execution_id, None)
         if parked is not None and not only_ours:
             plan = await self._plans.get(
@@ -266,7 +266,7 @@ class ExecutionHost:
             seat.snapshot_bytes = seat.unmeasured_bytes = parked.snapshot_bytes
             return self._seated(seat)
         stored = await self._store.system.stored_execution(execution_id)
-        if stored is None or (tenant_id is not None and stored.row.tenant_id != tenant_id):
+        if stored is None:
             raise NotFound(f"execution {execution_id}")
         row = stored.row
         if only_ours and row.owner != self.incarnation:
@@ -352,12 +352,12 @@ class ExecutionHost:
             # What it remembers may be old: not even a refusal may be said from it.
             await self._fenced(seat, batch)
             return
-        decisions = self._decide(seat, batch)
+        decisions, refusals = self._decide(seat, batch)
         state = decisions[-1][1].state if decisions else seat.state
         events = [event for _, decision in decisions for event in decision.events]
         is_first_of_ours = not seat.taken and not is_terminal(seat.state)
         if not events and not (is_first_of_ours and decisions):
-            answer_all(decisions)
+            answer_all(decisions, refusals)
             return
         turn = self._turn(seat, state, decisions)
         try:
@@ -370,31 +370,37 @@ class ExecutionHost:
             return
         if outcome is Outcome.COMMITTED:
             self._committed(seat, turn, decisions)
-            answer_all(decisions)
+            answer_all(decisions, refusals)
         elif outcome is Outcome.KEY_TAKEN:
             self._key_taken(seat, batch)
         else:
             await self._fenced(seat, batch)
 
-    def _decide(self, seat: Seat, batch: list[Mail]) -> Decided:
-        """Decide the batch in order, each on the state that the one before leaves."""
+    def _decide(self, seat: Seat, batch: list[Mail]) -> tuple[Decided, Refused]:
+        """Decide the batch in order, each on the state that the one before leaves.
+
+        That state is not committed yet, so refusals wait for the commit as answers do.
+        """
         state = seat.state
         decisions: Decided = []
+        refusals: Refused = []
         for mail in batch:
             now = self._clock.now()
             if mail.deadline and now > mail.deadline:
-                mail.refuse(OutcomeUnknown("the signal came too late to be taken"))
+                refusals.append((mail, OutcomeUnknown("the signal came too late to be taken")))
                 continue
             measure = self._may_outgrow(seat, mail.signal)
             moment = Moment(now, self._chance(), self._env, measure_state=measure)
             try:
                 decision = decide(seat.plan, state, mail.signal, moment)
             except JamjetError as error:
-                mail.refuse(error)
+                if mail.reply is None:
+                    log.error("%s refused %s: %s", seat.execution_id, type(mail.signal).__name__, error)
+                refusals.append((mail, error))
                 continue
             state = decision.state
             decisions.append((mail, decision))
-        return decisions
+        return decisions, refusals
 
     def _may_outgrow(self, seat: Seat, signal: sg.Signal) -> bool:
         """Whether what was added since the state was measured could, with this, be too much."""
@@ -538,7 +544,7 @@ class ExecutionHost:
 
     async def _hand_on(self, old: Seat, mails: deque[Mail]) -> None:
         try:
-            seat = await self._activate(old.execution_id, old.tenant_id)
+            seat = await self._activate(old.execution_id)
         except JamjetError as error:
             refuse_all(mails, error)
             return

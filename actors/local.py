@@ -10,6 +10,7 @@ from actors.host import ExecutionHost, NodeRunner
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from actors.watcher import Watcher
+from runtime.errors import JamjetError
 from runtime.store.port import ExecutorRow, Store
 
 BEAT_S = 1.0
@@ -47,21 +48,24 @@ class LocalExecutions:
             started_at=0,
             heartbeat_at=0,
         )
-        self._clock.learn(await self._store.system.register_executor(row))
+        asked_at = self._clock.mark()
+        self._clock.learn(await self._store.system.register_executor(row), asked_at)
         self.host.beat(asyncio.get_running_loop().time())
         self._upkeep = asyncio.get_running_loop().create_task(self._keep())
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            sent_at = asyncio.get_running_loop().time()
-            now = await self._store.system.heartbeat(
-                self.host.incarnation, live=self.host.live, state="active"
-            )
-            if now is not None:
-                self._clock.learn(now)
-                self.host.beat(sent_at)
-            await self.host.reconcile()
+            with contextlib.suppress(JamjetError):
+                await self._beat()
+                await self.host.reconcile()
+
+    async def _beat(self) -> None:
+        sent_at, asked_at = asyncio.get_running_loop().time(), self._clock.mark()
+        now = await self._store.system.heartbeat(self.host.incarnation, live=self.host.live, state="active")
+        if now is not None:
+            self._clock.learn(now, asked_at)
+            self.host.beat(sent_at)
 
     async def start(self, request: StartRequest) -> None:
         await self.host.start(request)

@@ -39,6 +39,7 @@ class Mail(msgspec.Struct, eq=False):
 
 
 Decided = list[tuple[Mail, Decision]]
+Refused = list[tuple[Mail, Exception]]
 
 
 class Seat:
@@ -91,6 +92,9 @@ def refuse_all(mails: Iterable[Mail], error: Exception) -> None:
         mail.refuse(error)
 
 
-def answer_all(decided: Decided) -> None:
+def answer_all(decided: Decided, refused: Refused) -> None:
+    """Tell every sender of a batch, now that what was decided is durable."""
     for mail, decision in decided:
         mail.answer(decision.answer)
+    for mail, error in refused:
+        mail.refuse(error)

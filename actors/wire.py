@@ -76,5 +76,6 @@ def _subclasses(kind: type[JamjetError]) -> list[type[JamjetError]]:
     return [kind, *(found for sub in kind.__subclasses__() for found in _subclasses(sub))]
 
 
-_CLASSES = {kind.code: kind for kind in _subclasses(JamjetError)}
+_CLASSES = {kind.code: kind for kind in _subclasses(JamjetError) if "code" in vars(kind)}
+"""A class without a code of its own travels as the one that it inherits from."""
 assert {Redirect.code, KeyTaken.code} <= _CLASSES.keys()

@@ -66,8 +66,9 @@ class SqlStore:
         await self._writes.run(lambda session: session.connection.execute(self._database.probe))
 
     async def close(self) -> None:
-        await self._writes.close()
+        # The writer last: of SQLite's connections, the last one to close empties the write-ahead log.
         await self._readers.close()
+        await self._writes.close()
 
 
 class SqlTenantStore:
