@@ -17,6 +17,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Any
 
 import ray
@@ -271,8 +272,9 @@ class _Moves:
         if cursor < 0 or cursor > self._count:
             return wire.Moves(cursor=self._count, reset=True, live=live)
         missed = self._count - cursor
-        kept = list(self._moves)[-missed:] if missed else []
-        latest = {move[0]: move for move in kept}
-        return wire.Moves(
-            cursor=self._count, moves=list(latest.values()), reset=missed > len(kept), live=live
-        )
+        latest: dict[str, tuple[str, int, bool]] = {}
+        # From the newest on, so that the many that were told before are not looked at again.
+        for move in islice(reversed(self._moves), missed):
+            latest.setdefault(move[0], move)
+        forgotten = missed > len(self._moves)
+        return wire.Moves(cursor=self._count, moves=list(latest.values()), reset=forgotten, live=live)
