@@ -155,10 +155,10 @@ class ExecutionActor:
             incarnation=incarnation,
             store=self._store,
             plans=PlanCache(self._store.system),
-            runner=Runner(self._functions),
+            runner=Runner.over(settings, self._functions),
             clock=self._clock,
             chance=random.random,
-            env=settings.env,
+            env=settings.readable_env(),
             seats_max=1 if self._execution_id else settings.live_max,
             on_moved=self._moves.add,
         )

@@ -4,11 +4,15 @@ import asyncio
 import time
 from typing import Any, Protocol
 
+from actors.settings import Settings
 from runtime import jsonvalue
 from runtime.effects import RunNode
 from runtime.errors import ValueRejected
-from runtime.graph import JoinNode, ModelNode, PythonFnNode
+from runtime.graph import HttpNode, JoinNode, ModelNode, PythonFnNode
+from runtime.net.egress import Egress
+from runtime.net.policy import EgressPolicy
 from runtime.nodes import scripted
+from runtime.nodes.http import HttpExecutor, HttpFailed
 from runtime.signals import NodeErrored, NodeSucceeded
 
 
@@ -35,10 +39,17 @@ class FunctionCaller(Protocol):
 
 
 class Runner:
-    """The ``NodeRunner`` of a host: models here on its loop, functions through a ``FunctionCaller``."""
+    """The ``NodeRunner`` of a host: calls to the outside on its loop, functions elsewhere."""
 
-    def __init__(self, functions: FunctionCaller) -> None:
+    def __init__(self, functions: FunctionCaller, http: HttpExecutor) -> None:
         self._functions = functions
+        self._http = http
+
+    @classmethod
+    def over(cls, settings: Settings, functions: FunctionCaller) -> "Runner":
+        """With what an installation's nodes may reach, and the secrets that they may carry."""
+        egress = Egress(EgressPolicy.parse(settings.http_allow))
+        return cls(functions, HttpExecutor(egress, settings.held_secrets()))
 
     async def run(self, effect: RunNode, *, tenant_id: str) -> NodeSucceeded | NodeErrored:
         """Make the attempt. Cancelling the call stops it."""
@@ -47,6 +58,15 @@ class Runner:
             fields = await self._run(effect, tenant_id)
         except scripted.ModelError as error:
             return _errored(effect, began, str(error), error.error_class)
+        except HttpFailed as error:
+            return _errored(
+                effect,
+                began,
+                str(error),
+                error.error_class,
+                retryable=error.retryable,
+                retry_after_ms=error.retry_after_ms,
+            )
         except FunctionFailed as error:
             return _errored(effect, began, str(error), error.error_class, retryable=error.retryable)
         except ValueRejected as error:
@@ -68,6 +88,8 @@ class Runner:
             limit_s = None if node.timeout_ms is None else node.timeout_ms / 1_000
             async with asyncio.timeout(limit_s):
                 return await self._ask_model(node, effect)
+        if isinstance(node, HttpNode):
+            return {"output": await self._http.run(node, effect.input, key=effect.key)}
         assert isinstance(node, PythonFnNode | JoinNode)
         output, patch = await self._functions.call(effect, node, tenant_id=tenant_id)
         return {"output": output, "state_patch": patch}
@@ -90,7 +112,13 @@ class Runner:
 
 
 def _errored(
-    effect: RunNode, began: float, error: str, error_class: str, *, retryable: bool | None = None
+    effect: RunNode,
+    began: float,
+    error: str,
+    error_class: str,
+    *,
+    retryable: bool | None = None,
+    retry_after_ms: int = 0,
 ) -> NodeErrored:
     return NodeErrored(
         node_id=effect.node.id,
@@ -99,6 +127,7 @@ def _errored(
         error=printable(error),
         error_class=printable(error_class),
         retryable=retryable,
+        retry_after_ms=retry_after_ms,
         duration_ms=_since(began),
     )
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from runtime.errors import BadRequest
+from runtime.net.policy import EgressPolicy
+from runtime.net.secrets import Secrets
 
 VERSION = "0.1.0"
 
@@ -37,8 +39,12 @@ class Settings:
     """Variables that templates and conditions may read."""
     function_env: tuple[str, ...] = ()
     """Variables that Python functions get."""
+    secrets: tuple[str, ...] = ()
+    """``NAME@host|host``: variables that requests of nodes may carry, and the hosts that they may go to."""
+    http_allow: tuple[str, ...] = ()
+    """Networks, addresses and hosts that nodes may reach beside the public internet."""
     env: dict[str, str] = field(default_factory=dict)
-    """The values of ``template_env`` and ``function_env``, taken where the process started."""
+    """The values of all these variables, taken where the process started."""
     namespace: str = "jamjet"
     store_faults: str | None = None
 
@@ -46,6 +52,20 @@ class Settings:
     def one_node(self) -> bool:
         """Whether everything must run on the node that holds the database file."""
         return not self.database_url.startswith(("postgres:", "postgresql"))
+
+    @property
+    def readable_names(self) -> frozenset[str]:
+        """What ``env.NAME`` in a template or condition may name."""
+        return frozenset(self.template_env) | self.held_secrets().hosts.keys()
+
+    def readable_env(self) -> dict[str, str]:
+        """What ``env.NAME`` gives: the value, or of a secret a reference that requests alone resolve."""
+        values = {name: self.env[name] for name in self.template_env if name in self.env}
+        return values | {name: f"${{{name}}}" for name in self.held_secrets().hosts}
+
+    def held_secrets(self) -> Secrets:
+        """The secrets, each with the hosts that it may go to."""
+        return Secrets.parse(self.secrets, self.env)
 
     def as_dict(self) -> dict[str, Any]:
         """A plain dict, to cross a Ray call."""
@@ -76,7 +96,9 @@ def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> 
                 values[setting.name] = _read(variable, environ[variable], setting.default)
                 break
     values.update({name: value for name, value in overrides.items() if value is not None})
-    listed = (*values.get("template_env", ()), *values.get("function_env", ()))
+    secrets = Secrets.parse(values.get("secrets", ()), environ)
+    EgressPolicy.parse(values.get("http_allow", ()))
+    listed = (*values.get("template_env", ()), *values.get("function_env", ()), *secrets.hosts)
     values["env"] = {name: environ[name] for name in listed if name in environ}
     if values.get("isolation", "shared") not in ("shared", "dedicated"):
         raise BadRequest(f"JAMJET_ISOLATION is {values['isolation']!r}: it must be shared or dedicated")

@@ -113,6 +113,17 @@ class NodeCompleted(_Event, frozen=True, kw_only=True, tag="node_completed"):
     warnings: tuple[str, ...] = ()
 
 
+class ToolCallCompleted(_Event, frozen=True, kw_only=True, tag="tool_call_completed"):
+    """A call to a tool has ended, well or not; the event that follows says what came of its node."""
+
+    node_id: str
+    visit: int
+    tool: str
+    protocol: str
+    duration_ms: int = 0
+    is_error: bool = False
+
+
 class NodeFailed(_Event, frozen=True, kw_only=True, tag="node_failed"):
     """An attempt failed. ``outcome`` is None while another attempt is to come."""
 
@@ -217,6 +228,7 @@ Event = (
     | NodeScheduled
     | NodeStarted
     | NodeCompleted
+    | ToolCallCompleted
     | NodeFailed
     | NodeSkipped
     | NodeCancelled

@@ -119,6 +119,25 @@ class ModelNode(_NodeBase, frozen=True, kw_only=True, tag="model"):
     options: dict[str, Any] = {}
 
 
+class HttpNode(_NodeBase, frozen=True, kw_only=True, tag="http"):
+    """Makes one HTTP exchange. ``url``, ``headers``, ``query`` and ``body`` are templates.
+
+    ``accept`` are the statuses that count as success: ``"200"``, ``"2xx"``. The result is
+    the decoded body, the status, or ``{"status", "headers", "body"}``.
+    """
+
+    method: str = "GET"
+    url: str
+    headers: dict[str, Any] = {}
+    query: dict[str, Any] = {}
+    body: Any = None
+    response: Literal["body", "status", "full"] = "body"
+    accept: tuple[str, ...] = ("2xx",)
+
+    def accepts(self, status: int) -> bool:
+        return f"{status}" in self.accept or f"{status // 100}xx" in self.accept
+
+
 Node = (
     ConditionNode
     | ParallelNode
@@ -128,7 +147,11 @@ Node = (
     | LimitExceededNode
     | PythonFnNode
     | ModelNode
+    | HttpNode
 )
+
+AttemptedNode = PythonFnNode | ModelNode | HttpNode
+"""The kinds whose visits begin with an attempt outside of the machine."""
 
 SUPPORTED_KINDS = (
     "condition",
@@ -139,6 +162,7 @@ SUPPORTED_KINDS = (
     "limit_exceeded",
     "python_fn",
     "model",
+    "http",
 )
 
 

@@ -42,7 +42,9 @@ from runtime.effects import Effect, RunNode, StopNode
 from runtime.errors import BadRequest, Conflict, JamjetError, ValueRejected
 from runtime.graph import (
     END,
+    AttemptedNode,
     ConditionNode,
+    HttpNode,
     HumanApprovalNode,
     JoinNode,
     LimitExceededNode,
@@ -81,7 +83,7 @@ FAILING_GRACE_MS = 60_000
 BUFFERED_COUNT_MAX = 1_000
 BUFFERED_BYTES_MAX = 1024 * 1024
 
-QUEUES = {"model": "model", "python_fn": "python_tool"}
+QUEUES = {"model": "model", "python_fn": "python_tool", "http": "tool"}
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -280,13 +282,13 @@ class _Turn:
                 self._begin_rendered(node, visit)
 
     def _begin_rendered(
-        self, node: LimitExceededNode | WaitNode | HumanApprovalNode | PythonFnNode | ModelNode, visit: int
+        self, node: LimitExceededNode | WaitNode | HumanApprovalNode | AttemptedNode, visit: int
     ) -> None:
         try:
             rendered = self.plan.template(node.id).render(self.scope(node.id))
         except JamjetError as error:
             attempt = 0
-            if isinstance(node, PythonFnNode | ModelNode):
+            if isinstance(node, AttemptedNode):
                 attempt = 1
                 self.emit(ev.NodeStarted(node_id=node.id, visit=visit, attempt=attempt))
             self.fail_node(node, visit, attempt, str(error), "template_error")
@@ -300,7 +302,7 @@ class _Turn:
                 self._wait(node, visit, rendered)
             case HumanApprovalNode():
                 self._ask(node, visit, rendered)
-            case PythonFnNode() | ModelNode():
+            case PythonFnNode() | ModelNode() | HttpNode():
                 self._run(
                     node, visit, attempt=1, reason="first", input=rendered.value, warnings=rendered.warnings
                 )
@@ -372,7 +374,7 @@ class _Turn:
 
     def _run(
         self,
-        node: PythonFnNode | ModelNode | JoinNode,
+        node: AttemptedNode | JoinNode,
         visit: int,
         *,
         attempt: int,
@@ -400,7 +402,7 @@ class _Turn:
     def try_again(self, node_id: str, reason: Literal["retry", "recovered"]) -> None:
         record = self.state.node(node_id)
         node = self.plan.nodes[node_id]
-        assert isinstance(node, PythonFnNode | ModelNode | JoinNode)
+        assert isinstance(node, AttemptedNode | JoinNode)
         self._run(node, record.visit, attempt=record.attempt + 1, reason=reason)
 
     def scope(self, node_id: str, output: Any = None, data: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -816,6 +818,7 @@ def _node_succeeded(turn: _Turn, signal: sg.NodeSucceeded) -> None:
     if record is None:
         return
     node = turn.plan.nodes[signal.node_id]
+    _tell_of_call(turn, node, signal, is_error=False)
     turn.complete(
         node,
         record.visit,
@@ -827,11 +830,28 @@ def _node_succeeded(turn: _Turn, signal: sg.NodeSucceeded) -> None:
     turn.advance()
 
 
+def _tell_of_call(
+    turn: _Turn, node: Node, signal: sg.NodeSucceeded | sg.NodeErrored, *, is_error: bool
+) -> None:
+    if isinstance(node, HttpNode):
+        turn.emit(
+            ev.ToolCallCompleted(
+                node_id=node.id,
+                visit=signal.visit,
+                tool=node.id,
+                protocol="http",
+                duration_ms=signal.duration_ms,
+                is_error=is_error,
+            )
+        )
+
+
 def _node_errored(turn: _Turn, signal: sg.NodeErrored) -> None:
     record = _current(turn, signal)
     if record is None:
         return
     node = turn.plan.nodes[signal.node_id]
+    _tell_of_call(turn, node, signal, is_error=True)
     if signal.error_class == "worker_lost":
         _retry_lost(turn, node.id, record)
     elif turn.state.failing is None and _may_retry(node.retry, record, signal):

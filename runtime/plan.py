@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runtime.expr import Expression, compile_expression
-from runtime.graph import END, Graph, JoinNode, ModelNode, PythonFnNode, WaitNode
+from runtime.graph import END, Graph, HttpNode, JoinNode, ModelNode, PythonFnNode, WaitNode
 from runtime.template import Template, compile_template
 
 
@@ -114,6 +114,8 @@ def _templated(node: Any) -> Any:
             return node.input_mapping
         case ModelNode():
             return {"prompt": node.prompt, "system_prompt": node.system_prompt}
+        case HttpNode():
+            return {"url": node.url, "headers": node.headers, "query": node.query, "body": node.body}
         case WaitNode():
             return node.correlation_key
         case _:

@@ -283,6 +283,10 @@ def _node_failed(state: ExecutionState, plan: Plan, event: ev.NodeFailed, at: in
         _settle(state, plan, event.node_id, record, event.fired, event.held)
 
 
+def _tool_called(state: ExecutionState, plan: Plan, event: ev.ToolCallCompleted, at: int) -> None:
+    """Said for those who read the log."""
+
+
 def _node_skipped(state: ExecutionState, plan: Plan, event: ev.NodeSkipped, at: int) -> None:
     visit = state.node(event.node_id).visit
     _settle(state, plan, event.node_id, NodeRecord(phase="skipped", visit=visit, since=at), (), ())
@@ -402,6 +406,7 @@ _APPLY: dict[type, Callable[[ExecutionState, Plan, Any, int], None]] = {
     ev.NodeScheduled: _node_scheduled,
     ev.NodeStarted: _node_started,
     ev.NodeCompleted: _node_completed,
+    ev.ToolCallCompleted: _tool_called,
     ev.NodeFailed: _node_failed,
     ev.NodeSkipped: _node_skipped,
     ev.NodeCancelled: _node_cancelled,

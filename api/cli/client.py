@@ -13,7 +13,7 @@ from api.cli.dev_token import read_dev_token
 from api.cli.exits import EXIT_FAILED, EXIT_NO_ACCESS, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE, CliError
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 DEFAULT_URL = "http://127.0.0.1:7700"
 _REQUEST_TIMEOUT_S = 30.0
@@ -41,12 +41,12 @@ class ApiClient:
     """
 
     def __init__(self, url: str, token: str | None) -> None:
-        import httpx
+        import httpx2
 
         self.url = url.rstrip("/")
         try:
-            parsed = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
+            parsed = httpx2.URL(self.url)
+        except httpx2.InvalidURL as error:
             raise CliError(f"{url!r} is not a url: {error}", EXIT_USAGE) from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise CliError(f"the url {url!r} must begin with http:// or https:// and name a host", EXIT_USAGE)
@@ -55,7 +55,7 @@ class ApiClient:
         if token and not token.isascii():
             raise CliError("the token has characters that no token has: look at JAMJET_TOKEN", EXIT_USAGE)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_REQUEST_TIMEOUT_S)
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=_REQUEST_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -87,13 +87,13 @@ class ApiClient:
             return _json_object(response, self.url)
         raise CliError(_refusal(response), _exit_of(response.status_code))
 
-    def _send(self, method: str, path: str, request: dict[str, Any]) -> "httpx.Response":
-        import httpx
+    def _send(self, method: str, path: str, request: dict[str, Any]) -> "httpx2.Response":
+        import httpx2
 
         for delay_s in (*_RETRY_DELAYS_S, None):
             try:
                 response = self._http.request(method, path, **request)
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 if delay_s is None:
                     raise CliError(_unreachable(self.url, error), EXIT_UNREACHABLE) from None
             else:
@@ -104,7 +104,7 @@ class ApiClient:
         raise AssertionError("the last attempt returns or raises")
 
 
-def _json_object(response: "httpx.Response", url: str) -> dict[str, Any]:
+def _json_object(response: "httpx2.Response", url: str) -> dict[str, Any]:
     try:
         answer = response.json()
     except ValueError:
@@ -117,7 +117,7 @@ def _json_object(response: "httpx.Response", url: str) -> dict[str, Any]:
     return answer
 
 
-def _refusal(response: "httpx.Response") -> str:
+def _refusal(response: "httpx2.Response") -> str:
     """The server's sentence, and where it helps, what to do next."""
     try:
         error = str(response.json()["error"])
@@ -131,9 +131,9 @@ def _refusal(response: "httpx.Response") -> str:
 
 
 def _unreachable(url: str, error: Exception) -> str:
-    import httpx
+    import httpx2
 
-    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+    if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
         return f"the server at {url} did not answer in time: try again, or look at its log"
     return f"no server answers at {url}: start one with `jamjet dev`, or set JAMJET_URL"
 
@@ -142,7 +142,7 @@ def _exit_of(status: int) -> int:
     return _EXITS.get(status, EXIT_UNREACHABLE if status >= 500 else EXIT_FAILED)
 
 
-def _retry_after_s(response: "httpx.Response") -> float:
+def _retry_after_s(response: "httpx2.Response") -> float:
     text = response.headers.get("Retry-After", "")
     return min(float(text), _RETRY_AFTER_MAX_S) if text.isdigit() else 0.0
 

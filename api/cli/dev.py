@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from api.launch.launcher import Running
 
 
+LOOPBACK = ("127.0.0.0/8", "::1")
+"""What workflows may reach of this machine, unless JAMJET_HTTP_ALLOW says otherwise."""
+
+
 def dev(
     port: Annotated[
         int | None, typer.Option(help="The HTTP port (JAMJET_PORT; 7700).", min=1, max=65535)
@@ -57,6 +61,7 @@ def in_this_folder(settings: "Settings") -> "Settings":
         settings,
         python_path=settings.python_path or str(folder),
         python_modules=settings.python_modules or modules_of(folder),
+        http_allow=settings.http_allow or LOOPBACK,
     )
 
 

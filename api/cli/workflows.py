@@ -91,7 +91,7 @@ def _compile(file: Path) -> "CompiledWorkflow":
 
     definition = definition_of(file)
     settings = load_settings()
-    policy = RegistrationPolicy(settings.python_modules or ("*",), frozenset(settings.template_env))
+    policy = RegistrationPolicy(settings.python_modules or ("*",), settings.readable_names)
     try:
         if "yaml" in definition:
             return compile_yaml(definition["yaml"], policy)

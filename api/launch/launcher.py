@@ -306,12 +306,12 @@ async def _ready(running: Running, since: int) -> None:
     Raises:
         LaunchFailed: that took too long.
     """
-    import httpx
+    import httpx2
 
     deadline = asyncio.get_running_loop().time() + _READY_S
-    async with httpx.AsyncClient(base_url=running.url, timeout=_READY_ANSWER_S, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=_READY_ANSWER_S, trust_env=False) as client:
         while asyncio.get_running_loop().time() < deadline:
-            with contextlib.suppress(httpx.TransportError, Unavailable):
+            with contextlib.suppress(httpx2.TransportError, Unavailable):
                 answer = await client.get("/health/ready")
                 if answer.status_code == 200 and await _has_executor(running.store, since):
                     return

@@ -50,4 +50,4 @@ def configure_logs(level: int) -> None:
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # One line a request is the caller's business, not the operator's.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)

@@ -5,6 +5,7 @@ generations of clients write this. Durations become milliseconds here; everythin
 else is only checked for its type.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -411,6 +412,38 @@ class PythonFnKind(Kind):
         return {**data, "module": module, "function": function}
 
 
+HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
+
+
+class HttpKind(Kind):
+    """``accept_status`` lists the statuses that count as success: ``200``, ``"2xx"``."""
+
+    method: str = "GET"
+    url: str
+    headers: dict[str, Any] = {}
+    query: dict[str, Any] = {}
+    body: Any = None
+    response: Literal["body", "status", "full"] = "body"
+    accept_status: list[str] = ["2xx"]
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value.upper() not in HTTP_METHODS:
+            raise ValueError(f"{value!r} is none of {', '.join(HTTP_METHODS)}")
+        return value.upper()
+
+    @field_validator("accept_status", mode="before")
+    @classmethod
+    def _statuses(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list) else [value]
+        statuses = [str(status).lower() for status in listed if not isinstance(status, bool)]
+        if not statuses or not all(_STATUS.fullmatch(status) for status in statuses):
+            raise ValueError("must be statuses such as 200 or '2xx'")
+        return statuses
+
+
 class ModelKind(Kind):
     model_ref: str | None = None
     model: str | None = None
@@ -434,6 +467,7 @@ KINDS: dict[str, type[Kind]] = {
     "limit_exceeded": LimitExceededKind,
     "python_fn": PythonFnKind,
     "model": ModelKind,
+    "http": HttpKind,
 }
 
 END_KIND = END

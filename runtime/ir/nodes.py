@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from runtime.graph import (
     ConditionNode,
+    HttpNode,
     HumanApprovalNode,
     JoinNode,
     LimitExceededNode,
@@ -21,6 +22,7 @@ from runtime.ir.models import (
     BUILT_IN_RETRIES,
     ConditionKind,
     CustomMerge,
+    HttpKind,
     HumanApprovalKind,
     JoinKind,
     Kind,
@@ -36,6 +38,7 @@ from runtime.ir.policy import RegistrationPolicy, function_problem
 from runtime.ir.report import Report
 
 MODEL_TIMEOUT_MS = 60_000
+HTTP_TIMEOUT_MS = 60_000
 PROVIDERS = ("scripted",)
 """The model providers that can run."""
 
@@ -173,6 +176,21 @@ class NodeBuilder:
             input_mapping=kind.input_mapping,
         )
 
+    def _http(self, node_id: str, kind: HttpKind) -> Node:
+        parts = {"url": kind.url, "headers": kind.headers, "query": kind.query, "body": kind.body}
+        for place, value in parts.items():
+            self._checks.template(node_id, place, value)
+        timeout = self._call_timeout(kind)
+        return HttpNode(
+            **self._common(node_id, kind),
+            **parts,
+            output_key=kind.output_key or node_id,
+            timeout_ms=HTTP_TIMEOUT_MS if timeout is None else timeout,
+            method=kind.method,
+            response=kind.response,
+            accept=tuple(kind.accept_status),
+        )
+
     def _model(self, node_id: str, kind: ModelKind) -> Node | None:
         prompt = kind.prompt or kind.prompt_ref
         config = self._model_config(node_id, kind)
@@ -267,4 +285,5 @@ _BUILDERS: dict[type[Kind], Callable[[NodeBuilder, str, Any], Node | None]] = {
     LimitExceededKind: NodeBuilder._limit_exceeded,
     PythonFnKind: NodeBuilder._python_fn,
     ModelKind: NodeBuilder._model,
+    HttpKind: NodeBuilder._http,
 }

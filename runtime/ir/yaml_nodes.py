@@ -38,7 +38,7 @@ _KNOWN: dict[str, str] = {
     "wait": "condition correlation_key",
     "human_approval": "description",
     "limit_exceeded": "description",
-    "http": "method url headers body",
+    "http": "method url headers query body response accept_status",
     "tool": "tool_ref output_schema",
     "mcp_tool": "server tool output_schema",
     "subgraph": "workflow_ref workflow_version output_mapping",

@@ -3,7 +3,7 @@
 import time
 from typing import Any, get_args
 
-import httpx
+import httpx2
 import pytest
 
 from actors.settings import Settings
@@ -60,7 +60,7 @@ def filled(path: str, execution_id: str = "exec_abc123", workflow_id: str = "of-
     return path
 
 
-async def call(api: Api, method: str, path: str, **more: Any) -> httpx.Response:
+async def call(api: Api, method: str, path: str, **more: Any) -> httpx2.Response:
     body = BODIES[path] if method == "POST" else None
     sent = {} if body is None else {"json": body}
     return await api.ask(method, filled(path), **sent, **more)
@@ -168,7 +168,7 @@ async def test_anothers_execution_is_like_an_unknown_one(api: Api) -> None:
     assert (await api.settled(theirs))["status"] == "paused"
 
 
-def _told(answer: httpx.Response, execution_id: str) -> tuple[Any, set[str]]:
+def _told(answer: httpx2.Response, execution_id: str) -> tuple[Any, set[str]]:
     """All that an answer tells, but for the id that was asked for and what differs each time."""
     body = {**answer.json(), "request_id": ""}
     return str(body).replace(execution_id, "ID"), set(answer.headers.keys())

@@ -1,6 +1,6 @@
 """The prefix ``/compat``: the same routes, with events in the shape that JamJet's clients read."""
 
-import httpx
+import httpx2
 import pytest
 
 from tests.fixtures.api import Api
@@ -38,7 +38,7 @@ async def test_the_shape_that_is_asked_for_wins_over_the_prefix(api: Api) -> Non
 
 async def test_the_prefix_is_no_way_around_authentication(api: Api) -> None:
     execution_id = await api.paused("approve")
-    answers: list[httpx.Response] = [
+    answers: list[httpx2.Response] = [
         await api.get("/compat/executions", role=None),
         await api.post(f"/compat/executions/{execution_id}/cancel", role="viewer"),
         await api.get("/compat/tokens", role="developer"),

