@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from actors.courier import ActorLost, Courier
 from actors.directory import Directory
 from actors.handle import ExecutionHandle
 from actors.host import Redirect
+from actors.listener import Listener
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from actors.recorder import record_start
@@ -37,6 +39,7 @@ SIGNAL_WITHIN_S = 5.0
 HOPS_MAX = 3
 PAUSE_S = 0.05
 SUPERVISOR_CHECK_S = 2.0
+TELL_AFTER_S = 0.01
 
 
 @contextlib.asynccontextmanager
@@ -68,12 +71,13 @@ class RayExecutions:
         self._sender = secrets.token_hex(8)
         self._plans = PlanCache(store.system)
         self._directory = Directory(store.system)
-        self._watcher = Watcher()
+        self._watcher = Watcher(self._tell_listeners)
         self._couriers: dict[str, Courier] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._owners: dict[str, str] = {}
         """The last known owner's actor name, by execution; only ever a guess."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling = False
 
     async def open(self) -> None:
         """Start following the actors."""
@@ -156,6 +160,23 @@ class RayExecutions:
     ) -> None:
         """See ``actors.port.Executions.changed``."""
         await self._watcher.changed(execution_id, after=after, timeout_s=timeout_s, settled=settled)
+
+    def listening(self, execution_id: str) -> AbstractContextManager[Listener]:
+        """See ``actors.port.Executions.listening``."""
+        return self._watcher.listening(execution_id)
+
+    def _tell_listeners(self) -> None:
+        """Tell every actor soon; who comes and goes meanwhile is told of in the same call."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(TELL_AFTER_S, self._tell_actors)
+
+    def _tell_actors(self) -> None:
+        self._telling = False
+        for name in self._followed:
+            courier = self._courier(name)
+            if courier is not None:
+                courier.handle.listen.remote(self._watcher.follower, self._watcher.listened)
 
     # --- finding actors -------------------------------------------------------------------------
 

@@ -15,15 +15,14 @@ import logging
 import os
 import random
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable
-from itertools import islice
 from typing import Any
 
 import ray
 
 from actors import names, wire
 from actors.clock import DatabaseClock
+from actors.feed import Feed
 from actors.functions.caller import PooledFunctions
 from actors.host import ExecutionHost
 from actors.plans import PlanCache
@@ -38,7 +37,6 @@ log = logging.getLogger("jamjet.execution")
 BEAT_S = 1.0
 ANSWER_WITHIN_S = 0.1
 """A batch is answered when all of it is, or after this with what is; the rest is asked for."""
-MOVES_KEPT_MAX = 20_000
 LATE_ANSWERS_MAX = 10_000
 
 
@@ -54,7 +52,7 @@ class ExecutionActor:
         self._host: ExecutionHost | None = None
         self._functions: PooledFunctions | None = None
         self._clock = DatabaseClock()
-        self._moves = _Moves()
+        self._feed = Feed()
         self._late: dict[tuple[str, int], asyncio.Task[wire.Answer]] = {}
         self._ready: asyncio.Future[ExecutionHost] = asyncio.get_event_loop().create_future()
         self._life = asyncio.get_event_loop().create_task(self._live())
@@ -82,11 +80,16 @@ class ExecutionActor:
         self._late.pop((sender, number), None)
         return wire.encode([answer])
 
-    async def watch(self, cursor: int, timeout_s: float) -> bytes:
-        """Wait until something has moved since ``cursor`` (-1: from now on), at most ``timeout_s``."""
+    async def watch(self, follower: str, cursor: int, timeout_s: float) -> bytes:
+        """Wait for news since ``cursor`` (-1: just begin), at most ``timeout_s``; ``wire.Moves``."""
         host = await asyncio.shield(self._ready)
-        await self._moves.wait_past(cursor, timeout_s)
-        return wire.encode(self._moves.since(cursor, live=host.live))
+        if cursor >= 0:
+            await self._feed.wait(follower, cursor, timeout_s)
+        return wire.encode(self._feed.since(follower, cursor, live=host.live))
+
+    async def listen(self, follower: str, execution_ids: list[str]) -> None:
+        """From now on tell this follower what models say in these executions."""
+        self._feed.listen(follower, execution_ids)
 
     async def activate(self, execution_ids: list[str]) -> list[str]:
         """Take these over; returns those for which there was no room."""
@@ -160,7 +163,7 @@ class ExecutionActor:
             chance=random.random,
             env=settings.readable_env(),
             seats_max=1 if self._execution_id else settings.live_max,
-            on_moved=self._moves.add,
+            on_moved=self._feed.moved,
         )
         await self._register(host, context.get_node_id())
         return host
@@ -246,35 +249,3 @@ async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
             log.warning("waiting for the store: %s", error)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 2.0)
-
-
-class _Moves:
-    """The latest moves of a host's executions, numbered, and those who wait for the next one."""
-
-    def __init__(self) -> None:
-        self._moves: deque[tuple[str, int, bool]] = deque(maxlen=MOVES_KEPT_MAX)
-        self._count = 0
-        self._woken = asyncio.Event()
-
-    def add(self, execution_id: str, sequence: int, settled: bool) -> None:
-        self._moves.append((execution_id, sequence, settled))
-        self._count += 1
-        self._woken.set()
-
-    async def wait_past(self, cursor: int, timeout_s: float) -> None:
-        if 0 <= cursor < self._count:
-            return
-        self._woken.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), timeout_s)
-
-    def since(self, cursor: int, *, live: int) -> wire.Moves:
-        if cursor < 0 or cursor > self._count:
-            return wire.Moves(cursor=self._count, reset=True, live=live)
-        missed = self._count - cursor
-        latest: dict[str, tuple[str, int, bool]] = {}
-        # From the newest on, so that the many that were told before are not looked at again.
-        for move in islice(reversed(self._moves), missed):
-            latest.setdefault(move[0], move)
-        forgotten = missed > len(self._moves)
-        return wire.Moves(cursor=self._count, moves=list(latest.values()), reset=forgotten, live=live)

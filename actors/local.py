@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import random
+from contextlib import AbstractContextManager
 from typing import Any
 
 from actors.clock import DatabaseClock
+from actors.feed import token_of
 from actors.host import ExecutionHost, NodeRunner
+from actors.listener import Listener
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from actors.watcher import Watcher
@@ -77,6 +80,13 @@ class LocalExecutions:
         self, execution_id: str, *, after: int, timeout_s: float, settled: bool = False
     ) -> None:
         await self._watcher.changed(execution_id, after=after, timeout_s=timeout_s, settled=settled)
+
+    def listening(self, execution_id: str) -> AbstractContextManager[Listener]:
+        return self._watcher.listening(execution_id)
+
+    def said(self, key: str, attempt: int, text: str) -> None:
+        """A model said something: the ``on_token`` of a runner."""
+        self._watcher.said(token_of(key, attempt, text))
 
     async def close(self) -> None:
         if self._upkeep is not None:

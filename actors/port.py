@@ -3,10 +3,12 @@
 ``actors.client`` serves it over Ray, ``actors.local`` within one process.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from actors.listener import Listener
 from runtime.errors import Conflict
 from runtime.jsonvalue import JsonValue
 from runtime.signals import Approve, Cancel, SendEvent
@@ -70,6 +72,12 @@ class Executions(Protocol):
 
         With ``settled`` only an end or a pause counts as a move. It may return early
         without a change: read the store again.
+        """
+
+    def listening(self, execution_id: str) -> AbstractContextManager[Listener]:
+        """Follow an execution live: each move of it, and what models say in it, wakes the listener.
+
+        A move may be missed when actors come and go, so look at the store every few seconds too.
         """
 
     async def close(self) -> None: ...

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from actors.host import Redirect
+from actors.listener import Token
 from actors.port import KeyTaken, SignalRequest, StartRequest
 from runtime import errors
 from runtime.errors import JamjetError
@@ -41,6 +42,7 @@ class Moves(msgspec.Struct, frozen=True, kw_only=True):
     moves: list[tuple[str, int, bool]] = []
     reset: bool = False
     live: int = 0
+    tokens: list[Token] = []
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -9,6 +9,7 @@ from actors.plans import PlanCache
 from actors.port import Executions
 from actors.settings import Settings
 from api.auth import Authenticator, Principal
+from api.streaming import Streams
 from runtime.store.port import Store, TenantStore
 
 
@@ -21,11 +22,12 @@ class Resources:
     executions: Executions
     plans: PlanCache
     authenticator: Authenticator
+    streams: Streams
 
     @classmethod
     def over(cls, settings: Settings, store: Store, executions: Executions) -> "Resources":
         authenticator = Authenticator(store.system, dev_mode=settings.dev_mode)
-        return cls(settings, store, executions, PlanCache(store.system), authenticator)
+        return cls(settings, store, executions, PlanCache(store.system), authenticator, Streams())
 
     def execution(self, execution_id: str, tenant_id: str) -> ExecutionHandle:
         """One execution, whoever owns it."""

@@ -80,13 +80,23 @@ def answers(
     model: type[BaseModel], *, status: int = 200, refusals: tuple[int, ...] = ()
 ) -> dict[int | str, Any]:
     """The documented answers of a route: its own, and the errors in their one shape."""
+    return {status: {"model": model, "description": "done"}, **_refusals(refusals)}
+
+
+def event_stream(*, refusals: tuple[int, ...] = ()) -> dict[int | str, Any]:
+    """The documented answers of a route that answers with Server-Sent Events."""
+    frames = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: {"description": "frames, until the end", "content": frames}, **_refusals(refusals)}
+
+
+def _refusals(statuses: tuple[int, ...]) -> dict[int | str, Any]:
     from api.schemas import ErrorAnswer
 
     common = (400, 401, 403, 500, 503)
-    documented: dict[int | str, Any] = {status: {"model": model, "description": "done"}}
-    for refusal in sorted({*common, *refusals}):
-        documented[refusal] = {"model": ErrorAnswer, "description": _MEANING[refusal]}
-    return documented
+    return {
+        status: {"model": ErrorAnswer, "description": _MEANING[status]}
+        for status in sorted({*common, *statuses})
+    }
 
 
 _MEANING = {

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import orjson
@@ -10,11 +11,11 @@ from fastapi import Request
 from starlette.responses import Response
 
 from actors.port import KeyTaken, StartRequest
-from api import render
+from api import render, streaming
 from api.idempotency import Idempotency, replay
 from api.requests import page, read_json, validated, wait_s, whole_number
 from api.resources import Resources, principal, resources, tenant
-from api.routing import answers, declared, router
+from api.routing import answers, declared, event_stream, router
 from api.schemas import (
     Accepted,
     ApprovalList,
@@ -32,7 +33,7 @@ from runtime.errors import BadRequest, NotFound
 from runtime.ids import execution_id_from_hex, parse_execution_id
 from runtime.jsonvalue import encode
 from runtime.signals import Approve, Cancel, SendEvent
-from runtime.store.port import STATUSES, ExecutionRow, TenantStore
+from runtime.store.port import STATUSES, EventRow, ExecutionRow, TenantStore
 
 routes = router("executions")
 
@@ -192,6 +193,58 @@ async def _wait_for_event(
         await here.executions.changed(execution_id, after=after, timeout_s=left)
         if (await _existing(store, execution_id)).sequence > after:
             return
+
+
+@routes.get(
+    "/executions/{execution_id}/events/stream",
+    responses=event_stream(refusals=(404, 429)),
+    openapi_extra=declared(
+        "read",
+        after="only events with a greater sequence; Last-Event-ID says the same",
+        shape="flat (default) or typed",
+        header_last_event_id="the sequence that was seen last",
+    ),
+)
+async def stream_events(request: Request, execution_id: str) -> Response:
+    """Server-Sent Events: each event as it is stored, and what models say meanwhile (``event: token``).
+
+    The stream ends with ``event: end`` after the last event.
+    """
+    here, store = resources(request), tenant(request)
+    known = parse_execution_id(execution_id)
+    row = await _existing(store, known)
+    after = _last_event_id(request)
+    shape = _shape(request)
+    leave = here.streams.admitted(principal(request).id)
+
+    async def show(row: EventRow) -> dict[str, Any]:
+        final_state = None
+        if row.type == "workflow_completed":
+            final_state = (await here.execution(known, store.tenant_id).state()).data
+        return render.event(known, row, shape, final_state)
+
+    async def body() -> AsyncIterator[bytes]:
+        with here.executions.listening(known) as listener:
+            stream = streaming.Stream(
+                listener,
+                after=after,
+                read=lambda seen: store.events(known, after=seen, limit=streaming.PAGE),
+                show=show,
+                still_allowed=lambda: here.authenticator.authorise(request, "read"),
+            )
+            async for frame in stream.frames(None if row.completed_at is None else row):
+                yield frame
+
+    return streaming.EventStream(body(), leave)
+
+
+def _last_event_id(request: Request) -> int:
+    text = request.headers.get("last-event-id", "")
+    if not text:
+        return whole_number(request, "after", default=0, least=0, most=2**31)
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise BadRequest(f"Last-Event-ID: must be a sequence, not {text[:40]!r}")
+    return int(text)
 
 
 def _shape(request: Request) -> str:

@@ -1,6 +1,7 @@
 """Who waits for an execution is woken when it moves, and looks for himself otherwise."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import ray
 
 from actors import watcher as watcher_module
 from actors import wire
+from actors.listener import Token
 from actors.watcher import RECENT_MAX, Watcher
 
 
@@ -103,9 +105,15 @@ class Actor:
     def __init__(self, *answers: wire.Moves | Exception) -> None:
         self.answers = list(answers)
         self.cursors: list[int] = []
-        self.watch = self
+        self.told: list[list[str]] = []
+        """Each time: the executions that somebody listens to."""
+        self.watch = SimpleNamespace(remote=self._watch)
+        self.listen = SimpleNamespace(remote=self._listen)
 
-    async def remote(self, cursor: int, timeout_s: float) -> bytes:
+    async def _listen(self, follower: str, execution_ids: list[str]) -> None:
+        self.told.append(execution_ids)
+
+    async def _watch(self, follower: str, cursor: int, timeout_s: float) -> bytes:
         self.cursors.append(cursor)
         if not self.answers:
             await asyncio.Event().wait()
@@ -130,11 +138,11 @@ async def test_it_follows_an_actor_from_where_it_was(watcher):
     assert actor.cursors == [-1, 7, 9]
 
 
-async def test_the_first_answer_s_reset_is_no_news(watcher):
+async def test_who_begins_to_follow_lets_everyone_look(watcher):
+    """What moved before the actor was followed is not told."""
     task = await waiting(watcher)
     await following(watcher, Actor(wire.Moves(cursor=7, reset=True)))
-    assert not task.done()
-    task.cancel()
+    await task
 
 
 @pytest.mark.parametrize(
@@ -146,3 +154,32 @@ async def test_when_moves_may_have_been_missed_everyone_looks(watcher, trouble):
     await following(watcher, actor)
     await task
     assert actor.cursors == [-1, 7, -1 if isinstance(trouble, Exception) else 90]
+
+
+async def test_a_listener_gets_moves_and_what_models_say(watcher):
+    token = Token(execution_id="e", node_id="n", visit=1, attempt=1, text="x")
+    with watcher.listening("e") as listener, watcher.listening("other") as other:
+        actor = Actor(wire.Moves(cursor=1), wire.Moves(cursor=2, moves=[("e", 4, False)], tokens=[token]))
+        await following(watcher, actor)
+        assert sorted(actor.told[0]) == ["e", "other"]
+        assert listener.sequence == 4
+        assert listener.take() == [token]
+        assert other.take() == []
+    assert watcher.listened == []
+
+
+async def test_the_first_and_the_last_listener_of_an_execution_are_told_of():
+    told: list[list[str]] = []
+    watcher = Watcher(lambda: told.append(watcher.listened))
+    with watcher.listening("e"), watcher.listening("e"):
+        pass
+    assert told == [["e"], []]
+
+
+async def test_listeners_look_when_something_may_have_been_missed(watcher):
+    with watcher.listening("e") as listener:
+        watcher.moved("e", 4, settled=False)
+        assert await listener.wait(1)
+        watcher.wake_all()
+        assert await listener.wait(1)
+        assert listener.sequence == 5
