@@ -6,10 +6,13 @@ import random
 from contextlib import AbstractContextManager
 from typing import Any
 
+from actors import tracing
 from actors.clock import DatabaseClock
 from actors.feed import token_of
 from actors.host import ExecutionHost, NodeRunner
 from actors.listener import Listener
+from actors.metrics import Process
+from actors.observer import HostObserver
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from actors.watcher import Watcher
@@ -22,10 +25,18 @@ BEAT_S = 1.0
 class LocalExecutions:
     """The ``Executions`` of one host on the caller's event loop."""
 
-    def __init__(self, store: Store, runner: NodeRunner, *, incarnation: str = "local#1") -> None:
+    def __init__(
+        self,
+        store: Store,
+        runner: NodeRunner,
+        *,
+        incarnation: str = "local#1",
+        env: dict[str, str] | None = None,
+    ) -> None:
         self._store = store
         self._clock = DatabaseClock()
         self._watcher = Watcher()
+        self._observer = HostObserver()
         self.host = ExecutionHost(
             incarnation=incarnation,
             store=store,
@@ -33,7 +44,9 @@ class LocalExecutions:
             runner=runner,
             clock=self._clock,
             chance=random.random,
+            env=env,
             on_moved=self._watcher.moved,
+            observer=self._observer,
         )
         self._upkeep: asyncio.Task[None] | None = None
 
@@ -71,10 +84,10 @@ class LocalExecutions:
             self.host.beat(sent_at)
 
     async def start(self, request: StartRequest) -> None:
-        await self.host.start(request)
+        await self.host.start(tracing.carried(request))
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:
-        return await self.host.signal(request)
+        return await self.host.signal(tracing.carried(request))
 
     async def changed(
         self, execution_id: str, *, after: int, timeout_s: float, settled: bool = False
@@ -87,6 +100,10 @@ class LocalExecutions:
     def said(self, key: str, attempt: int, text: str) -> None:
         """A model said something: the ``on_token`` of a runner."""
         self._watcher.said(token_of(key, attempt, text))
+
+    async def figures(self) -> list[Process]:
+        self._observer.metrics.seats.set(self.host.live)
+        return [Process("local", self._observer.metrics.snapshot())]
 
     async def close(self) -> None:
         if self._upkeep is not None:

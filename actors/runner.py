@@ -1,19 +1,25 @@
 """Makes one attempt of a node, by its kind. Every failure comes back as a signal, never as an exception."""
 
-import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from actors import tracing
 from actors.settings import Settings
-from runtime import jsonvalue
 from runtime.effects import RunNode
 from runtime.errors import ValueRejected
 from runtime.graph import HttpNode, JoinNode, ModelNode, PythonFnNode
 from runtime.net.egress import Egress
 from runtime.net.policy import EgressPolicy
-from runtime.nodes import scripted
 from runtime.nodes.http import HttpExecutor, HttpFailed
+from runtime.nodes.models.endpoint import Endpoints
+from runtime.nodes.models.executor import ModelExecutor
+from runtime.nodes.models.port import ModelError
+from runtime.nodes.models.prices import Prices
 from runtime.signals import NodeErrored, NodeSucceeded
+
+OnToken = Callable[[str, int, str], None]
+"""Gets a piece of a model's answer as it comes: the call's key, the attempt, the text."""
 
 
 class FunctionFailed(Exception):
@@ -41,24 +47,55 @@ class FunctionCaller(Protocol):
 class Runner:
     """The ``NodeRunner`` of a host: calls to the outside on its loop, functions elsewhere."""
 
-    def __init__(self, functions: FunctionCaller, http: HttpExecutor) -> None:
+    def __init__(
+        self,
+        functions: FunctionCaller,
+        http: HttpExecutor,
+        models: ModelExecutor,
+        *,
+        on_token: OnToken = lambda key, attempt, text: None,
+        egresses: tuple[Egress, ...] = (),
+    ) -> None:
+        self._egresses = egresses
         self._functions = functions
         self._http = http
+        self._models = models
+        self._on_token = on_token
 
     @classmethod
-    def over(cls, settings: Settings, functions: FunctionCaller) -> "Runner":
+    def over(
+        cls,
+        settings: Settings,
+        functions: FunctionCaller,
+        *,
+        on_token: OnToken = lambda key, attempt, text: None,
+    ) -> "Runner":
         """With what an installation's nodes may reach, and the secrets that they may carry."""
-        egress = Egress(EgressPolicy.parse(settings.http_allow))
-        return cls(functions, HttpExecutor(egress, settings.held_secrets()))
+        guarded = Egress(EgressPolicy.parse(settings.http_allow))
+        # The operator says where a provider is: it may be on a network that workflows may not reach.
+        trusted = Egress(EgressPolicy(hosts=("*",)))
+        secrets = settings.held_secrets()
+        endpoints = Endpoints(settings.env, secrets, guarded=guarded, trusted=trusted)
+        models = ModelExecutor(endpoints, Prices(settings.held_prices()))
+        return cls(
+            functions,
+            HttpExecutor(guarded, secrets, tracing.outgoing_headers),
+            models,
+            on_token=on_token,
+            egresses=(guarded, trusted),
+        )
+
+    async def close(self) -> None:
+        """Let go of connections that are kept open for the next call."""
+        for egress in self._egresses:
+            await egress.close()
 
     async def run(self, effect: RunNode, *, tenant_id: str) -> NodeSucceeded | NodeErrored:
         """Make the attempt. Cancelling the call stops it."""
         began = time.monotonic()
         try:
             fields = await self._run(effect, tenant_id)
-        except scripted.ModelError as error:
-            return _errored(effect, began, str(error), error.error_class)
-        except HttpFailed as error:
+        except (HttpFailed, ModelError) as error:
             return _errored(
                 effect,
                 began,
@@ -71,9 +108,6 @@ class Runner:
             return _errored(effect, began, str(error), error.error_class, retryable=error.retryable)
         except ValueRejected as error:
             return _errored(effect, began, error.detail, "value_rejected", retryable=False)
-        except TimeoutError:
-            limit = (effect.node.timeout_ms or 0) / 1_000
-            return _errored(effect, began, f"no result within {limit:g} s", "timeout")
         return NodeSucceeded(
             node_id=effect.node.id,
             visit=effect.visit,
@@ -85,9 +119,7 @@ class Runner:
     async def _run(self, effect: RunNode, tenant_id: str) -> dict[str, Any]:
         node = effect.node
         if isinstance(node, ModelNode):
-            limit_s = None if node.timeout_ms is None else node.timeout_ms / 1_000
-            async with asyncio.timeout(limit_s):
-                return await self._ask_model(node, effect)
+            return await self._ask_model(node, effect)
         if isinstance(node, HttpNode):
             return {"output": await self._http.run(node, effect.input, key=effect.key)}
         assert isinstance(node, PythonFnNode | JoinNode)
@@ -95,20 +127,14 @@ class Runner:
         return {"output": output, "state_patch": patch}
 
     async def _ask_model(self, node: ModelNode, effect: RunNode) -> dict[str, Any]:
-        latency_ms = node.options.get("latency_ms") or 0
-        if latency_ms:
-            await asyncio.sleep(latency_ms / 1_000)
-        said = scripted.answer(node, effect.input["prompt"] or "", visit=effect.visit, attempt=effect.attempt)
-        jsonvalue.encode(said.value, what="the model's answer")
-        return {
-            "output": said.value,
-            "gen_ai_system": node.provider,
-            "gen_ai_model": node.model,
-            "input_tokens": said.input_tokens,
-            "output_tokens": said.output_tokens,
-            "finish_reason": said.finish_reason,
-            "cost_usd": said.cost_usd,
-        }
+        return await self._models.run(
+            node,
+            effect.input,
+            key=effect.key,
+            visit=effect.visit,
+            attempt=effect.attempt,
+            on_token=lambda text: self._on_token(effect.key, effect.attempt, text),
+        )
 
 
 def _errored(
@@ -134,13 +160,6 @@ def _errored(
 
 def _since(began: float) -> int:
     return int((time.monotonic() - began) * 1_000)
-
-
-def as_text(value: Any) -> str:
-    """A rendered prompt as text: a template that is one expression may give any JSON value."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else jsonvalue.encode(value).decode()
 
 
 def printable(text: str, length_max: int = 4_000) -> str:

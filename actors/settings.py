@@ -4,6 +4,7 @@ Actors and replicas get a ``Settings`` as an argument: no module reads the
 environment by itself, so a test can run two installations in one process.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +13,8 @@ from typing import Any, Literal
 from runtime.errors import BadRequest
 from runtime.net.policy import EgressPolicy
 from runtime.net.secrets import Secrets
+from runtime.nodes.models.prices import load_prices
+from runtime.providers import VARIABLES
 
 VERSION = "0.1.0"
 
@@ -21,14 +24,23 @@ class Settings:
     """Every setting with its default. Names are the variables' without ``JAMJET_``, in lower case."""
 
     database_url: str = ".jamjet/runtime.db"
+    """A SQLite file, or a PostgreSQL URL (``postgresql://...``)."""
     bind: str = "127.0.0.1"
+    """The address to listen on. Without authentication it must be a loopback address."""
     port: int = 7700
-    public_url: str | None = None
+    """The HTTP port."""
     dev_mode: bool = False
+    """No authentication: everyone who reaches the server is an operator."""
     log_level: str = "info"
+    """``info``, or with levels of some loggers, ``info,jamjet.http=debug``."""
+    otlp_endpoint: str | None = None
+    """Where traces go, as in ``http://localhost:4318``. Without it nothing is traced."""
     isolation: Literal["shared", "dedicated"] = "shared"
+    """Where executions run unless they say otherwise: ``shared`` or ``dedicated``."""
     live_max: int = 5_000
+    """Executions that one ExecutionActor holds at once. More wait for a seat."""
     backlog_max: int = 100_000
+    """Executions that may wait for a seat; beyond it, starts are refused with 429."""
     execution_actors: int = 1
     """Shared ExecutionActors that take work on each node, beside one warm spare."""
     python_modules: tuple[str, ...] = ()
@@ -43,10 +55,13 @@ class Settings:
     """``NAME@host|host``: variables that requests of nodes may carry, and the hosts that they may go to."""
     http_allow: tuple[str, ...] = ()
     """Networks, addresses and hosts that nodes may reach beside the public internet."""
-    env: dict[str, str] = field(default_factory=dict)
-    """The values of all these variables, taken where the process started."""
+    model_prices: str | None = None
+    """A JSON file of what models cost, which goes before the built-in table."""
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    """The values of all these variables, and of the model providers' (``runtime.providers.VARIABLES``), taken
+    where the process started. Of JAMJET_MODEL_PRICES it is what the file holds, as other machines lack it."""
     namespace: str = "jamjet"
-    store_faults: str | None = None
+    """The Ray namespace of the actors."""
 
     @property
     def one_node(self) -> bool:
@@ -67,6 +82,16 @@ class Settings:
         """The secrets, each with the hosts that it may go to."""
         return Secrets.parse(self.secrets, self.env)
 
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """What a model's ``api_key_env`` may name."""
+        return frozenset(self.held_secrets().hosts)
+
+    def held_prices(self) -> dict[str, Any]:
+        """The operator's own prices of models."""
+        prices: dict[str, Any] = json.loads(self.env.get(_PRICES, "{}"))
+        return prices
+
     def as_dict(self) -> dict[str, Any]:
         """A plain dict, to cross a Ray call."""
         return asdict(self)
@@ -76,40 +101,53 @@ class Settings:
         return cls(**values)
 
 
+_PRICES = "JAMJET_MODEL_PRICES"
 _PLAIN = {"database_url": "DATABASE_URL"}
 """Settings whose variable has no prefix."""
-_ALIASES = {"port": ("JAMJET_PORT", "PORT"), "log_level": ("JAMJET_LOG_LEVEL", "RUST_LOG")}
+_ALIASES = {
+    "port": ("JAMJET_PORT", "PORT"),
+    "log_level": ("JAMJET_LOG_LEVEL", "RUST_LOG"),
+    "otlp_endpoint": ("JAMJET_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+}
 
 
-def load_settings(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
-    """Read the environment; ``overrides`` that are not None win.
+def load_settings(
+    environ: Mapping[str, str] = os.environ, *, below: Mapping[str, Any] | None = None, **overrides: Any
+) -> Settings:
+    """Read the environment over the settings in ``below``; ``overrides`` that are not None win over both.
 
     Raises:
         BadRequest: a variable has a value that its setting cannot take.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(below or {})
     for setting in fields(Settings):
-        if setting.name == "env":
-            continue
-        for variable in _variables(setting.name):
-            if environ.get(variable, "") != "":
-                values[setting.name] = _read(variable, environ[variable], setting.default)
-                break
+        variable = None if setting.name == "env" else variable_of(setting.name, environ)
+        if variable is not None:
+            values[setting.name] = read_setting(variable, environ[variable], setting.default)
     values.update({name: value for name, value in overrides.items() if value is not None})
     secrets = Secrets.parse(values.get("secrets", ()), environ)
     EgressPolicy.parse(values.get("http_allow", ()))
-    listed = (*values.get("template_env", ()), *values.get("function_env", ()), *secrets.hosts)
+    listed = (*values.get("template_env", ()), *values.get("function_env", ()), *secrets.hosts, *VARIABLES)
     values["env"] = {name: environ[name] for name in listed if name in environ}
+    if values.get("model_prices"):
+        values["env"][_PRICES] = json.dumps(load_prices(values["model_prices"]))
     if values.get("isolation", "shared") not in ("shared", "dedicated"):
         raise BadRequest(f"JAMJET_ISOLATION is {values['isolation']!r}: it must be shared or dedicated")
     return Settings(**values)
 
 
-def _variables(name: str) -> tuple[str, ...]:
-    return _ALIASES.get(name) or (_PLAIN.get(name, f"JAMJET_{name.upper()}"),)
+def variable_of(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The variable that gives this setting its value in an environment, if one does."""
+    variables = _ALIASES.get(name) or (_PLAIN.get(name, f"JAMJET_{name.upper()}"),)
+    return next((variable for variable in variables if environ.get(variable, "") != ""), None)
 
 
-def _read(variable: str, text: str, default: Any) -> Any:
+def read_setting(variable: str, text: str, default: Any) -> Any:
+    """A setting from text, by the type of its default.
+
+    Raises:
+        BadRequest: the text is no value of that type; the message names ``variable``.
+    """
     if isinstance(default, bool):
         return text.lower() in ("1", "true", "yes", "on")
     if isinstance(default, int):

@@ -108,7 +108,11 @@ class PythonFnNode(_NodeBase, frozen=True, kw_only=True, tag="python_fn"):
 
 
 class ModelNode(_NodeBase, frozen=True, kw_only=True, tag="model"):
-    """Asks a model. ``prompt`` and ``system_prompt`` are templates; ``options`` are the provider's own."""
+    """Asks a model. ``prompt`` and ``system_prompt`` are templates; ``options`` are the provider's own.
+
+    With an ``output_schema`` (a JSON Schema) the answer is JSON. ``api_base`` is another server than the
+    provider's own; ``api_key_env`` names the secret that goes there.
+    """
 
     provider: str
     model: str
@@ -116,6 +120,10 @@ class ModelNode(_NodeBase, frozen=True, kw_only=True, tag="model"):
     system_prompt: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    output_schema: dict[str, Any] | None = None
+    api_base: str | None = None
+    api_key_env: str | None = None
     options: dict[str, Any] = {}
 
 

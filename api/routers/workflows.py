@@ -56,7 +56,7 @@ async def register_workflow(request: Request) -> Response:
 
 async def _compiled(request: Request) -> CompiledWorkflow:
     settings = resources(request).settings
-    policy = RegistrationPolicy(settings.python_modules, settings.readable_names)
+    policy = RegistrationPolicy(settings.python_modules, settings.readable_names, settings.secret_names)
     if media_type(request) in YAML_TYPES:
         return compile_yaml(_text(await read_body(request)), policy)
     _, value = await read_json(request)

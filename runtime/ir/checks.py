@@ -1,5 +1,6 @@
 """What stands in a workflow as text and will be evaluated: checked once, at registration."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runtime.expr import ExpressionError, compile_expression
@@ -32,32 +33,55 @@ class Checks:
             return
         self._environment(node_id, f"condition {shown!r}", expression.env_names)
 
-    def template(self, node_id: str, place: str, value: Any) -> None:
+    def template(self, node_id: str, place: str, value: Any, *, may_send_secrets: bool = False) -> None:
+        """Check a template. Where a request is not told secrets, naming one there deserves a warning."""
         try:
             template = compile_template(value)
         except TemplateError as error:
             self._report.at_node(node_id, f"{place} does not parse: {error.detail}")
             return
         self._environment(node_id, place, template.env_names)
+        for name in sorted(template.env_names & (self._policy.secrets or frozenset())):
+            if not may_send_secrets:
+                self._report.warn_at_node(
+                    node_id,
+                    f"{place} reads env.{name}, a secret: only headers and query of http nodes are told its"
+                    " value, here it stays a reference",
+                )
+
+    def keys_of_models(self, models: Mapping[str, Any]) -> None:
+        """Every ``*_env`` key of the table ``models``, at any depth, names a secret."""
+        for model, entry in models.items():
+            for key, name in _named_variables(entry):
+                if not self._policy.allows_secret(name):
+                    self._report.problem(
+                        f"ir.models.{model}: {key} names {name!r}, which is no secret (JAMJET_SECRETS)"
+                    )
 
     def secrets(self, table: str, value: Any) -> None:
         """Every ``*_env`` key, at any depth, names a variable."""
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            if isinstance(item, list):
-                pending.extend(item)
-            elif isinstance(item, dict):
-                for key, inner in item.items():
-                    pending.append(inner)
-                    named = key.endswith("_env") and isinstance(inner, str)
-                    if named and inner not in self._policy.template_env:
-                        self._report.problem(
-                            f"ir.{table}: {key} names {inner!r}, which is not allowed (JAMJET_TEMPLATE_ENV)"
-                        )
+        for key, name in _named_variables(value):
+            if name not in self._policy.template_env:
+                self._report.problem(
+                    f"ir.{table}: {key} names {name!r}, which is not allowed (JAMJET_TEMPLATE_ENV)"
+                )
 
     def _environment(self, node_id: str, place: str, names: frozenset[str]) -> None:
         for name in sorted(names - self._policy.template_env):
             self._report.at_node(
                 node_id, f"{place} reads env.{name}, which is not allowed (JAMJET_TEMPLATE_ENV)"
+            )
+
+
+def _named_variables(value: Any) -> Iterator[tuple[str, str]]:
+    """Every key ``*_env``, and the variable that it names."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, dict):
+            pending.extend(item.values())
+            yield from (
+                (key, name) for key, name in item.items() if key.endswith("_env") and isinstance(name, str)
             )

@@ -7,9 +7,11 @@ else is only checked for its type.
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -56,6 +58,21 @@ def _condition(value: Any) -> Any:
     return value.strip() or None if isinstance(value, str) else value
 
 
+def _base_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{text!r} is not the url of a server (http:// or https://)")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not have a user name or password in it")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or fragment")
+    return text.rstrip("/")
+
+
 def _positive(length: int) -> int:
     if length == 0:
         raise ValueError("must be greater than 0")
@@ -68,6 +85,11 @@ TimeoutMs = Annotated[int, BeforeValidator(lambda value: _positive(duration_ms(v
 Millis = Annotated[int, Field(ge=0, le=DURATION_MS_MAX)]
 Labels = Annotated[dict[str, str], BeforeValidator(_labels)]
 Condition = Annotated[str | None, BeforeValidator(_condition)]
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+"""Texts at which a model stops."""
 
 
 class Part(BaseModel):
@@ -163,12 +185,19 @@ class TimeoutConfig(Part):
 
 
 class ModelConfig(Part):
-    """An entry of ``models``; keys that are not named here are the provider's options."""
+    """An entry of ``models``; keys that are not named here are the provider's options.
+
+    ``api_base`` is the base URL of a server that speaks the provider's wire; ``api_key_env`` names the
+    secret that is its key.
+    """
 
     provider: str | None = None
     model: str | None = None
     temperature: float | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Stops | None = None
+    api_base: Annotated[str, AfterValidator(_base_url)] | None = None
+    api_key_env: str | None = None
     timeout_secs: TimeoutMs | None = None
     retry_policy: str | None = None
 
@@ -452,6 +481,7 @@ class ModelKind(Kind):
     system_prompt: str | None = None
     temperature: float | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Stops | None = None
     output_schema: Any = None
     tools: list[Any] = []
     options: dict[str, Any] = {}

@@ -36,27 +36,13 @@ from runtime.ir.models import (
 )
 from runtime.ir.policy import RegistrationPolicy, function_problem
 from runtime.ir.report import Report
+from runtime.providers import PROVIDERS, provider_named, provider_of
 
 MODEL_TIMEOUT_MS = 60_000
 HTTP_TIMEOUT_MS = 60_000
-PROVIDERS = ("scripted",)
-"""The model providers that can run."""
 
 _STATE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PROMPT_FILE = re.compile(r"\S+\.(?:md|txt|j2|jinja2?|prompt)")
-_PROVIDER_PREFIXES = {
-    "claude": "anthropic",
-    "gpt": "openai",
-    "chatgpt": "openai",
-    "o1": "openai",
-    "o3": "openai",
-    "o4": "openai",
-    "gemini": "google",
-    "mistral": "mistral",
-    "llama": "meta",
-    "command": "cohere",
-    "deepseek": "deepseek",
-}
 
 
 class NodeBuilder:
@@ -179,7 +165,8 @@ class NodeBuilder:
     def _http(self, node_id: str, kind: HttpKind) -> Node:
         parts = {"url": kind.url, "headers": kind.headers, "query": kind.query, "body": kind.body}
         for place, value in parts.items():
-            self._checks.template(node_id, place, value)
+            sends = place in ("headers", "query")
+            self._checks.template(node_id, place, value, may_send_secrets=sends)
         timeout = self._call_timeout(kind)
         return HttpNode(
             **self._common(node_id, kind),
@@ -206,8 +193,7 @@ class NodeBuilder:
         if kind.system_prompt:
             self._checks.template(node_id, "system_prompt", kind.system_prompt)
         options = {**(config.__pydantic_extra__ or {}), **kind.options}
-        if not isinstance(options.get("responses", []), list):
-            self._report.at_node(node_id, "responses must be a list")
+        self._check_options(node_id, options)
         return ModelNode(
             **self._common(node_id, kind, config.retry_policy),
             output_key=_model_output_key(node_id, kind),
@@ -218,8 +204,19 @@ class NodeBuilder:
             system_prompt=kind.system_prompt or None,
             temperature=kind.temperature if kind.temperature is not None else config.temperature,
             max_tokens=kind.max_tokens if kind.max_tokens is not None else config.max_tokens,
+            stop=tuple(kind.stop if kind.stop is not None else config.stop or ()),
+            output_schema=kind.output_schema if isinstance(kind.output_schema, dict) else None,
+            api_base=config.api_base,
+            api_key_env=config.api_key_env,
             options=options,
         )
+
+    def _check_options(self, node_id: str, options: dict[str, Any]) -> None:
+        if not isinstance(options.get("responses", []), list):
+            self._report.at_node(node_id, "responses must be a list")
+        for name in ("api_base", "api_key_env"):
+            if name in options:
+                self._report.at_node(node_id, f"{name} is no option: it belongs into an entry of ir.models")
 
     def _model_config(self, node_id: str, kind: ModelKind) -> ModelConfig | None:
         """The entry of ``models`` that the node names, else what the name itself says."""
@@ -231,12 +228,13 @@ class NodeBuilder:
         model = config.model or name
         provider = config.provider
         if provider is None:
-            provider, model = _provider_of(model)
+            provider, model = provider_of(model)
         if provider is None:
             self._report.at_node(
                 node_id, f"model {name!r} is not in ir.models, and names no provider ('provider/model')"
             )
             return None
+        provider = provider_named(provider)
         if provider not in PROVIDERS:
             supported = ", ".join(PROVIDERS)
             self._report.at_node(
@@ -257,15 +255,6 @@ class NodeBuilder:
         if problem is not None:
             self._report.at_node(node_id, problem)
         return problem is None
-
-
-def _provider_of(model: str) -> tuple[str | None, str]:
-    """Provider and model of ``provider/model``, or of a model whose maker is known by its name."""
-    provider, slash, name = model.partition("/")
-    if slash and provider and name:
-        return provider, name
-    family = re.split(r"[-_.:\d]", model, maxsplit=1)[0] if not model.startswith("o") else model.split("-")[0]
-    return _PROVIDER_PREFIXES.get(family.lower()), model
 
 
 def _model_output_key(node_id: str, kind: ModelKind) -> str:

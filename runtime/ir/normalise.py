@@ -137,7 +137,7 @@ class _Compilation:
             if server.command is not None:
                 self._report.problem(f"ir.mcp_servers.{name}: a command is not allowed in a workflow")
         checks = Checks(self._policy, self._report)
-        checks.secrets("models", self._ir.model_dump(include={"models"}))
+        checks.keys_of_models({name: entry.model_dump() for name, entry in self._ir.models.items()})
         checks.secrets("mcp_servers", self._ir.model_dump(include={"mcp_servers"}))
         checks.secrets("remote_agents", extras.get("remote_agents"))
 

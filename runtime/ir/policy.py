@@ -10,11 +10,16 @@ class RegistrationPolicy:
 
     Attributes:
         python_modules: patterns of module names (``app.*``); ``*`` allows all, none allows none.
-        template_env: variables that templates and conditions may read.
+        template_env: variables that templates and conditions may read, the secrets among them.
+        secrets: names of secrets, which models may name as keys; None: any of ``template_env`` may be one.
     """
 
     python_modules: tuple[str, ...]
     template_env: frozenset[str]
+    secrets: frozenset[str] | None = None
+
+    def allows_secret(self, name: str) -> bool:
+        return name in (self.template_env if self.secrets is None else self.secrets)
 
     def allows_module(self, module: str) -> bool:
         return any(fnmatchcase(module, pattern) for pattern in self.python_modules)

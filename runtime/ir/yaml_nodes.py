@@ -30,7 +30,9 @@ _RENAMED_IN: dict[str, dict[str, str]] = {
     "memory_retrieval": {"connector": "connector_ref", "query": "query_expr"},
 }
 _KNOWN: dict[str, str] = {
-    "model": "model_ref prompt prompt_ref system_prompt temperature max_tokens output_schema tools options",
+    "model": (
+        "model_ref prompt prompt_ref system_prompt temperature max_tokens stop output_schema tools options"
+    ),
     "python_fn": "module function reference output_schema",
     "condition": "branches expression",
     "parallel": "branches",

@@ -12,6 +12,9 @@ from fnmatch import fnmatchcase
 from runtime.errors import BadRequest
 from runtime.net.errors import EgressError
 
+CHARS_MIN = 6
+"""A shorter value is no secret, and would be found everywhere."""
+
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -58,6 +61,13 @@ class Secrets:
         if not any(fnmatchcase(host.lower(), pattern) for pattern in self.hosts.get(name, ())):
             raise EgressError(f"the secret {name} may not be sent to {host}", "secret_refused")
         return self.values.get(name)
+
+    def withheld(self, text: str) -> str:
+        """A text from outside, with the secrets that it gives back turned into references again."""
+        for name, value in self.values.items():
+            if len(value) >= CHARS_MIN:
+                text = text.replace(value, f"${{{name}}}")
+        return text
 
     def _value(self, found: re.Match[str], host: str) -> str:
         if found[1] not in self.hosts:

@@ -1,6 +1,6 @@
 """The executor of ``http`` nodes: one exchange with the outside, its failure named for the retry policy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,9 +14,9 @@ from runtime.jsonvalue import JsonValue
 from runtime.net.egress import Answer, Egress, parse_url
 from runtime.net.errors import EgressError
 from runtime.net.secrets import Secrets
+from runtime.net.status import retry_after_ms, status_class
 
 REDIRECTS_MAX = 5
-RETRY_AFTER_MAX_MS = 3_600_000
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SAFE = ("GET", "HEAD")
 _ERROR_TEXT_MAX = 300
@@ -35,11 +35,18 @@ class HttpFailed(Exception):
 
 
 class HttpExecutor:
-    """Makes the calls of ``http`` nodes."""
+    """Makes the calls of ``http`` nodes.
 
-    def __init__(self, egress: Egress, secrets: Secrets) -> None:
+    Args:
+        more_headers: asked at each call for headers that it is to have unless its node sets them.
+    """
+
+    def __init__(
+        self, egress: Egress, secrets: Secrets, more_headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         self._egress = egress
         self._secrets = secrets
+        self._more_headers = more_headers
 
     async def run(self, node: HttpNode, rendered: Mapping[str, Any], *, key: str) -> JsonValue:
         """Make one attempt: ``rendered`` has url, headers, query and body, ``key`` is its Idempotency-Key.
@@ -52,9 +59,17 @@ class HttpExecutor:
         except EgressError as error:
             never = error.error_class in ("address_refused", "bad_url", "too_large", "secret_refused")
             raise HttpFailed(str(error), error.error_class, retryable=False if never else None) from error
+        answer = self._withheld(answer)
         if not node.accepts(answer.status):
             raise _refused(node.method, answer)
         return _result(node, answer)
+
+    def _withheld(self, answer: Answer) -> Answer:
+        """The answer without secrets: some services tell their callers what they were sent."""
+        headers = {name: self._secrets.withheld(value) for name, value in answer.headers.items()}
+        # As latin-1 every byte is a character, whatever the body is.
+        body = self._secrets.withheld(answer.body.decode("latin-1")).encode("latin-1")
+        return Answer(answer.status, headers, body)
 
     async def _exchange(self, node: HttpNode, rendered: Mapping[str, Any], key: str) -> Answer:
         url = parse_url(_text(rendered["url"]))
@@ -93,7 +108,8 @@ class HttpExecutor:
             headers["Idempotency-Key"] = key
         if "user-agent" not in names:
             headers["User-Agent"] = "jamjet-ray"
-        return headers
+        more = {name: value for name, value in self._more_headers().items() if name.lower() not in names}
+        return headers | more
 
     def _query(self, given: Any, host: str) -> str:
         if not isinstance(given, dict):
@@ -160,24 +176,6 @@ def _refused(method: str, answer: Answer) -> HttpFailed:
         retryable=False if error_class == "client_error" else None,
         retry_after_ms=retry_after_ms(answer.headers),
     )
-
-
-def status_class(status: int) -> str:
-    """The class of error that a status means to a retry policy."""
-    if status == 429:
-        return "rate_limit"
-    if status in (408, 504):
-        return "timeout"
-    return "server_error" if status >= 500 else "client_error"
-
-
-def retry_after_ms(headers: Mapping[str, str]) -> int:
-    """What ``Retry-After`` asks for, if it is a number of seconds; an hour at most."""
-    text = headers.get("retry-after", "")
-    try:
-        return max(0, min(int(float(text) * 1_000), RETRY_AFTER_MAX_MS))
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _text(value: JsonValue) -> str:

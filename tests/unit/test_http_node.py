@@ -14,12 +14,14 @@ from runtime.net.egress import Egress
 from runtime.net.errors import EgressError
 from runtime.net.policy import EgressPolicy
 from runtime.net.secrets import Secrets
-from runtime.nodes.http import HttpExecutor, HttpFailed, retry_after_ms, status_class
+from runtime.net.status import retry_after_ms, status_class
+from runtime.nodes.http import HttpExecutor, HttpFailed
 from tests.fixtures.http_server import Asked, HttpServer, http_server, reply, response
 from tests.unit.machine_driver import Driver, graph_of
 
 POLICY = RegistrationPolicy((), frozenset({"TOKEN"}))
 KEY = "exec_1:fetch:1"
+HEADERS = {"Authorization": "Bearer {{ env.TOKEN }}"}
 
 
 def compiled(**kind: Any) -> HttpNode:
@@ -86,6 +88,19 @@ def test_what_is_wrong_is_said_at_registration(kind: dict[str, Any], sentence: s
     with pytest.raises(InvalidWorkflow) as caught:
         compiled(**kind)
     assert sentence in caught.value.fields["problems"][0]
+
+
+def test_a_secret_where_no_request_is_told_it_is_warned_of() -> None:
+    ir = {
+        "workflow_id": "w",
+        "version": "1",
+        "nodes": {
+            "fetch": {"kind": {"type": "http", "url": "https://x.test/{{ env.TOKEN }}", "headers": HEADERS}}
+        },
+    }
+    policy = RegistrationPolicy((), frozenset({"TOKEN"}), frozenset({"TOKEN"}))
+    (warning,) = compile_ir(ir, policy).warnings
+    assert warning.startswith("node 'fetch': url reads env.TOKEN, a secret")
 
 
 def test_a_secret_stands_in_the_log_as_a_reference_only() -> None:
@@ -193,6 +208,24 @@ def test_a_secret_is_not_shown() -> None:
     with pytest.raises(EgressError) as refused:
         secrets.expand("${TOKEN}", "evil.example")
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_secret_that_comes_back_is_withheld(executor: HttpExecutor, status: int) -> None:
+    async def echo(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(status, {"you": asked.headers["authorization"]}, x_echo="s3cret"))
+
+    async with http_server(echo) as server:
+        headers = {"Authorization": "Bearer ${TOKEN}"}
+        if status == 200:
+            whole = await run(executor, server, headers=headers, response="full")
+            assert whole["body"] == {"you": "Bearer ${TOKEN}"}
+            assert whole["headers"]["x-echo"] == "${TOKEN}"
+            return
+        with pytest.raises(HttpFailed) as failed:
+            await run(executor, server, headers=headers)
+        assert "Bearer ${TOKEN}" in str(failed.value)
+        assert "s3cret" not in str(failed.value)
 
 
 # --- what becomes of the answer -------------------------------------------------------------------

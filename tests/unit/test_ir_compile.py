@@ -10,6 +10,7 @@ from runtime.errors import InvalidWorkflow
 from runtime.graph import END, Graph, RetryPolicy, decode_graph, encode_graph
 from runtime.ir import CompiledWorkflow, RegistrationPolicy, compile_ir
 from runtime.plan import Plan
+from runtime.providers import PROVIDERS
 
 DEV = RegistrationPolicy(python_modules=("*",), template_env=frozenset())
 
@@ -240,10 +241,9 @@ def test_a_model_is_resolved_from_the_table():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("claude-haiku", "model provider 'anthropic' is not supported (supported: scripted)"),
-        ("gpt-4o", "model provider 'openai' is not supported (supported: scripted)"),
-        ("o3-mini", "model provider 'openai' is not supported (supported: scripted)"),
-        ("groq/llama-3", "model provider 'groq' is not supported (supported: scripted)"),
+        ("llama-3", f"model provider 'meta' is not supported (supported: {', '.join(PROVIDERS)})"),
+        ("command-r", f"model provider 'cohere' is not supported (supported: {', '.join(PROVIDERS)})"),
+        ("acme/one", f"model provider 'acme' is not supported (supported: {', '.join(PROVIDERS)})"),
         ("mystery", "model 'mystery' is not in ir.models, and names no provider ('provider/model')"),
         ("", "model_ref is required"),
     ],
