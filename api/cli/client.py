@@ -4,11 +4,16 @@ Every POST carries an Idempotency-Key, so that a lost answer may be asked for
 again: a repeat takes effect once, whatever became of the first.
 """
 
+import contextlib
 import json
 import secrets
+import socket
+import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+from api.cli.dev_file import read_dev_server
 from api.cli.dev_token import read_dev_token
 from api.cli.exits import EXIT_FAILED, EXIT_NO_ACCESS, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE, CliError
 
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:7700"
 _REQUEST_TIMEOUT_S = 30.0
+_SILENCE_S = 45.0
+"""A stream that is silent for so long, three of the server's pings, is broken."""
 _RETRY_DELAYS_S = (0.1, 0.3, 0.6, 1.0)
 _RETRY_AFTER_MAX_S = 3.0
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
@@ -37,12 +44,17 @@ _EXITS = {
 class ApiClient:
     """One server and one token. Not safe for use by several threads.
 
-    Without a token, the one that ``jamjet dev`` left in this folder is taken, for a server on this machine.
+    Without a url, the ``jamjet dev`` of this folder is talked to. Without a token, the one that it
+    left there is taken, for a server on this machine.
+
+    Attributes:
+        has_token: whether a token is sent.
     """
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str | None, token: str | None) -> None:
         import httpx2
 
+        url = url or url_of_this_folder()
         self.url = url.rstrip("/")
         try:
             parsed = httpx2.URL(self.url)
@@ -54,6 +66,7 @@ class ApiClient:
             token = read_dev_token()
         if token and not token.isascii():
             raise CliError("the token has characters that no token has: look at JAMJET_TOKEN", EXIT_USAGE)
+        self.has_token = bool(token)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=_REQUEST_TIMEOUT_S)
 
@@ -81,6 +94,33 @@ class ApiClient:
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         return self._call("POST", path, headers=headers, **({} if body is None else {"json": body}))
 
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, *, params: dict[str, Any], headers: dict[str, str], deadline: float | None
+    ) -> Iterator["httpx2.Response"]:
+        """GET an answer that comes bit by bit. Its body ends, or breaks, at ``deadline`` (monotonic) at last.
+
+        The answer is 2xx or 404: a server without such a route says 404, as for an unknown thing.
+
+        Raises:
+            CliError: it could not be opened.
+            httpx2.TransportError: it broke.
+        """
+        import httpx2
+
+        timeout = httpx2.Timeout(_REQUEST_TIMEOUT_S, read=_SILENCE_S)
+        accept = {"Accept": "text/event-stream", **headers}
+        request = self._http.build_request("GET", path, params=params, headers=accept, timeout=timeout)
+        response = self._http.send(request, stream=True)
+        try:
+            if not response.is_success and response.status_code != 404:
+                response.read()
+                raise CliError(_refusal(response), _exit_of(response.status_code))
+            with _cut_off(response, deadline):
+                yield response
+        finally:
+            response.close()
+
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         response = self._send(method, path, request)
         if response.is_success:
@@ -102,6 +142,33 @@ class ApiClient:
                 delay_s = max(delay_s, _retry_after_s(response))
             time.sleep(delay_s)
         raise AssertionError("the last attempt returns or raises")
+
+
+@contextlib.contextmanager
+def _cut_off(response: "httpx2.Response", deadline: float | None) -> Iterator[None]:
+    """Shut the connection down at the deadline: a read waits for the server, not for our clock."""
+    connection = response.extensions["network_stream"].get_extra_info("socket")
+
+    def shut() -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    if deadline is None:
+        yield
+        return
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def url_of_this_folder() -> str:
+    """Where the ``jamjet dev`` of this folder answers, or would by default."""
+    server = read_dev_server()
+    return DEFAULT_URL if server is None else server.url
 
 
 def _json_object(response: "httpx2.Response", url: str) -> dict[str, Any]:

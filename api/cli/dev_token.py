@@ -36,7 +36,7 @@ async def ensure_dev_token(store: "Store", path: Path = DEV_TOKEN_FILE) -> str:
         return kept
     token, _ = await make_token(store, _ROLE, tenant=DEFAULT_TENANT, name=_NAME)
     try:
-        _write_private(path, token)
+        write_private(path, token)
     except OSError as error:
         raise CliError(f"the token cannot be kept in {path}: {error.strerror}", EXIT_USAGE) from None
     return token
@@ -49,8 +49,12 @@ async def _is_good(store: "Store", token: str) -> bool:
     return row is not None and row.role == _ROLE and row.revoked_at is None and row.expires_at is None
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Replace the file at once, so that nobody reads half a token or one that others may read."""
+def write_private(path: Path, text: str) -> None:
+    """Replace the file at once, so that nobody reads half of it, or one that others may read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

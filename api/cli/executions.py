@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.client import DEFAULT_URL, ApiClient, parse_json, parse_json_object
+from api.cli.client import ApiClient, parse_json, parse_json_object
+from api.cli.event_stream import TimedOut
 from api.cli.exits import EXIT_DETACHED, EXIT_FAILED, EXIT_OK, EXIT_TIMED_OUT, EXIT_USAGE, CliError
-from api.cli.follow import TimedOut, describe, follow, how_to_attach, show
+from api.cli.follow import describe, follow, how_to_attach, show
+from api.cli.live_text import LiveText
 from api.cli.options import ExecutionId, Form, Token, Url
 from api.cli.output import Output, note, print_json, print_line, print_rows
 from api.cli.workflows import definition_of, is_file_name
@@ -38,18 +40,22 @@ def run(
     version: Annotated[str | None, typer.Option(help="The version of a registered workflow.")] = None,
     isolation: Annotated[Isolation | None, typer.Option(help="Its process: shared or its own.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
+    stream: Annotated[bool, typer.Option("--stream", help="Show what models say, as they say it.")] = False,
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", help="Follow at most so many seconds.", metavar="S", min=0)
     ] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Start an execution and follow it to its end.
 
-    Events go to stderr; the final state goes to stdout as JSON (with --output json
-    the whole execution). Ctrl-C stops following, not the execution.
+    Events, and with --stream the models' words, go to stderr; the final state goes
+    to stdout as JSON (with --output json the whole execution). Ctrl-C stops
+    following, not the execution.
     """
+    if stream and not wait:
+        raise CliError("give --stream or --no-wait, not both", EXIT_USAGE)
     given = _input(input_text, input_file)
     with ApiClient(url, token) as client:
         start = {**_target(client, workflow, version), "input": given}
@@ -60,13 +66,13 @@ def run(
             _print_id(execution_id, output)
             return
         note(f"started {execution_id}")
-        execution = _follow_to_the_end(client, execution_id, after=0, timeout_s=timeout_s)
+        execution = _follow_to_the_end(client, execution_id, after=0, timeout_s=timeout_s, live=stream)
     print_json(execution if output is Output.JSON else execution["state"])
     raise typer.Exit(_verdict(execution))
 
 
 def inspect(
-    execution_id: ExecutionId, url: Url = DEFAULT_URL, token: Token = None, output: Form = Output.TABLE
+    execution_id: ExecutionId, url: Url = None, token: Token = None, output: Form = Output.TABLE
 ) -> None:
     """Show one execution: its status, its state and its events."""
     with ApiClient(url, token) as client:
@@ -75,7 +81,12 @@ def inspect(
     if output is Output.JSON:
         print_json({**execution, "events": events})
         return
-    facts = {name: value for name, value in execution.items() if name != "state" and value not in (None, [])}
+    told_below = ("state", "current_state", "output")
+    facts = {
+        name: value
+        for name, value in execution.items()
+        if name not in told_below and value not in (None, [], {})
+    }
     print_rows([{"field": name, "value": value} for name, value in facts.items()], ("field", "value"))
     print_line("\nstate")
     print_json(execution.get("state"))
@@ -91,7 +102,7 @@ def events(
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", help="Follow at most so many seconds.", metavar="S", min=0)
     ] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
@@ -114,7 +125,7 @@ def ls(
     workflow: Annotated[str | None, typer.Option(help="Only those of this workflow.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
     offset: Annotated[int, typer.Option(help="How many to leave out first.", min=0)] = 0,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
@@ -132,7 +143,7 @@ def ls(
 
 
 def cancel(
-    execution_id: ExecutionId, url: Url = DEFAULT_URL, token: Token = None, output: Form = Output.TABLE
+    execution_id: ExecutionId, url: Url = None, token: Token = None, output: Form = Output.TABLE
 ) -> None:
     """Cancel an execution."""
     with ApiClient(url, token) as client:
@@ -146,7 +157,7 @@ def approve(
     comment: Annotated[str | None, typer.Option(help="Why.")] = None,
     patch: Annotated[str | None, typer.Option(help="A JSON object, merged into the state.")] = None,
     user: Annotated[str | None, typer.Option(help="Who decides.")] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
@@ -163,7 +174,7 @@ def resume(
     execution_id: ExecutionId,
     event: Annotated[str, typer.Option(help="The correlation key that it waits for.", metavar="KEY")],
     data: Annotated[str, typer.Option(help="The event's payload, JSON.", metavar="JSON")] = "{}",
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
@@ -196,11 +207,14 @@ def _target(client: ApiClient, workflow: str, version: str | None) -> dict[str, 
 
 
 def _follow_to_the_end(
-    client: ApiClient, execution_id: str, *, after: int, timeout_s: float | None
+    client: ApiClient, execution_id: str, *, after: int, timeout_s: float | None, live: bool = False
 ) -> dict[str, Any]:
     """Show each event until the last, and return the ended execution; leave early with the right code."""
+    text = LiveText()
+    on_token = text.add if live else None
     try:
-        for event in follow(client, execution_id, after=after, timeout_s=timeout_s):
+        for event in follow(client, execution_id, after=after, timeout_s=timeout_s, on_token=on_token):
+            text.end_line()
             show(event, execution_id)
         return client.get(f"/executions/{execution_id}")
     except KeyboardInterrupt:
@@ -211,6 +225,8 @@ def _follow_to_the_end(
             f"{execution_id} has not ended after {timeout_s:g} s: {how_to_attach(execution_id)}",
             EXIT_TIMED_OUT,
         ) from None
+    finally:
+        text.end_line()
 
 
 def _verdict(execution: dict[str, Any]) -> int:

@@ -1,10 +1,14 @@
-"""Following one execution live: each event as it comes, until the last."""
+"""Following one execution live: each event as it comes, until the last.
+
+The server's event stream is followed, and where there is none, its long poll.
+"""
 
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from api.cli.client import ApiClient
+from api.cli.event_stream import LAST_KINDS, EventStream, OnToken, TimedOut
 from api.cli.output import cell, note
 
 _LONG_POLL_S = 20
@@ -12,27 +16,37 @@ _ANSWER_SLACK_S = 10.0
 _PAUSE_S = 0.5
 """Between two polls of a server that answers at once with nothing new."""
 
-LAST_KINDS = ("WorkflowCompleted", "WorkflowFailed", "WorkflowCancelled", "WorkflowLimitExceeded")
-"""The kinds of event after which none follows."""
-
 _SHOWN = ("error", "decision", "user_id", "comment", "correlation_key", "delay_ms", "reason", "description")
 """What of an event's data belongs in its one line."""
 
 
-class TimedOut(Exception):
-    """The time to follow is over; the execution is not."""
-
-
 def follow(
-    client: ApiClient, execution_id: str, *, after: int = 0, timeout_s: float | None = None
+    client: ApiClient,
+    execution_id: str,
+    *,
+    after: int = 0,
+    timeout_s: float | None = None,
+    on_token: OnToken | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Each event with a sequence over ``after``, as it comes; ends with the execution.
+
+    Args:
+        on_token: given what models say meanwhile, by a server that tells.
 
     Raises:
         TimedOut: ``timeout_s`` passed first.
         CliError: the server cannot be reached, or knows no such execution.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    stream = EventStream(client, execution_id, after=after, deadline=deadline, on_token=on_token)
+    yield from stream.events()
+    if not stream.ended:
+        yield from _polled(client, execution_id, stream.after, deadline)
+
+
+def _polled(
+    client: ApiClient, execution_id: str, after: int, deadline: float | None
+) -> Iterator[dict[str, Any]]:
     while True:
         wait_s = _LONG_POLL_S if deadline is None else min(_LONG_POLL_S, deadline - time.monotonic())
         if wait_s < 0:

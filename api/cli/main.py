@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import dev, executions, tokens, workers, workflows
+from api.cli import config, dev, doctor, executions, init, logs, tokens, workers, workflows
 from api.cli.exits import EXIT_DETACHED, EXIT_OK, EXIT_USAGE, CliError
 from api.cli.output import note, print_line
 
@@ -18,7 +18,10 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 the run failed or was refused, 2 usage, 3 not found, 4 no access, "
     "5 unreachable, 124 --timeout passed, 130 detached.",
 )
+app.command()(init.init)
 app.command()(dev.dev)
+app.command()(logs.logs)
+app.command()(doctor.doctor)
 app.command()(workflows.validate)
 app.command()(executions.run)
 app.command()(executions.inspect)
@@ -30,6 +33,7 @@ app.command()(executions.resume)
 app.command()(workflows.workflows)
 app.command()(workers.workers)
 app.add_typer(tokens.app, name="token")
+app.add_typer(config.app, name="config")
 
 
 def _print_version(wanted: bool) -> None:

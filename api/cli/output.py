@@ -1,6 +1,7 @@
 """What commands print: data on stdout, as JSON or as a table; everything else on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -29,6 +30,11 @@ def note(text: str) -> None:
     """One line for the person at the terminal."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """One line on something that is not as it should be, and stops nothing."""
+    note(f"warning: {text}")
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -64,7 +70,18 @@ def _print_drawn(columns: Sequence[str], cells: list[list[str]]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # What is copied must stand in one piece.
+        table.add_column(column, overflow="fold", no_wrap=column.endswith(("id", "name")))
     for row in cells:
         table.add_row(*(Text(text) for text in row))
     Console().print(table)
+
+
+_COLOURS = {"dim": 2, "red": 31, "green": 32, "yellow": 33}
+
+
+def paint(text: str, colour: str | None) -> str:
+    """A text of stdout in a colour, where a terminal shows it and NO_COLOR does not forbid it."""
+    if colour is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"

@@ -1,11 +1,11 @@
 """``jamjet-server``: the same installation without a terminal. It takes no arguments, only variables.
 
 JAMJET_PORT or PORT, JAMJET_BIND, DATABASE_URL, JAMJET_DEV_MODE, JAMJET_LOG_LEVEL
-or RUST_LOG, and the other settings of ``actors.settings``. It logs to stderr and
+or RUST_LOG, and the other settings of ``actors.settings``; below them the ``jamjet.toml`` of the
+current folder, or the file that JAMJET_CONFIG names. It logs to stderr and
 ends within 4 seconds of SIGTERM.
 """
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Serve until a signal, and return the exit code."""
+    import asyncio
+
     import structlog
 
-    from actors.settings import load_settings
+    from api.cli.config_file import load_project
     from api.launch.launcher import LaunchFailed, launch, with_absolute_database
     from api.launch.logs import configure_logs, level_of
     from runtime.errors import JamjetError
@@ -34,8 +36,11 @@ def main() -> int:
         log.info("output", line=line)
 
     try:
-        settings = load_settings()
+        warnings: list[str] = []
+        settings = load_project(warnings.append)
         configure_logs(level_of(settings.log_level))
+        for warning in warnings:
+            log.warning(warning)
         require_safe_bind(settings)
         if settings.dev_mode:
             settings = in_this_folder(settings)

@@ -1,6 +1,5 @@
 """The commands on API tokens. They work on the database itself: the first token needs no server."""
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -17,7 +16,6 @@ from api.cli.output import Output, note, print_json, print_line, print_rows
 if TYPE_CHECKING:
     from runtime.store.port import Store, TokenRow
 
-DEFAULT_DATABASE = ".jamjet/runtime.db"
 DEFAULT_TENANT = "default"
 
 _PREFIX = "jj_"
@@ -46,7 +44,7 @@ def create(
     tenant: Tenant = DEFAULT_TENANT,
     name: Annotated[str | None, typer.Option(help="A name to know it by.")] = None,
     expires_in: Annotated[str | None, typer.Option(help="Such as 12h or 30d.", metavar="TIME")] = None,
-    database: Database = DEFAULT_DATABASE,
+    database: Database = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Make a token and print it, alone, on stdout. It cannot be shown again."""
@@ -61,7 +59,7 @@ def create(
 
 @app.command("list")
 def list_tokens(
-    tenant: Tenant = DEFAULT_TENANT, database: Database = DEFAULT_DATABASE, output: Form = Output.TABLE
+    tenant: Tenant = DEFAULT_TENANT, database: Database = None, output: Form = Output.TABLE
 ) -> None:
     """List a tenant's tokens, without the tokens themselves."""
     rows = [_shown(row) for row in _on(database, lambda store: store.tenant(tenant).tokens())]
@@ -75,7 +73,7 @@ def list_tokens(
 def revoke(
     token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id or name.")],
     tenant: Tenant = DEFAULT_TENANT,
-    database: Database = DEFAULT_DATABASE,
+    database: Database = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Revoke a token: within 5 seconds no server takes it any more."""
@@ -116,13 +114,20 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _on(database: str, work: "Callable[[Store], Awaitable[T]]") -> T:
-    """Do something on an opened and migrated database."""
+def _on(database: str | None, work: "Callable[[Store], Awaitable[T]]") -> T:
+    """Do something on an opened and migrated database: the one named, else the project's."""
+    import asyncio
+
+    from actors.settings import load_settings
+    from api.cli.config_file import read_config_file
     from runtime.errors import JamjetError, Unavailable
     from runtime.store import open_store
 
+    file = read_config_file(needed=("database_url",))
+    settings = load_settings(below=file.settings, database_url=database)
+
     async def opened() -> T:
-        store = await open_store(database)
+        store = await open_store(settings.database_url)
         try:
             return await work(store)
         finally:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.client import DEFAULT_URL, ApiClient, parse_json_object
+from api.cli.client import ApiClient, parse_json_object
 from api.cli.exits import EXIT_USAGE, CliError
 from api.cli.options import Form, Token, Url
-from api.cli.output import Output, note, print_json, print_line, print_rows
+from api.cli.output import Output, print_json, print_line, print_rows, warn
 
 if TYPE_CHECKING:
     from runtime.graph import Graph
     from runtime.ir import CompiledWorkflow
+
+POLICY_SETTINGS = ("python_modules", "template_env", "secrets")
+"""What a workflow is held against when it is registered."""
 
 _YAML = (".yaml", ".yml")
 _SUFFIXES = (*_YAML, ".json")
@@ -52,12 +55,12 @@ def validate(
     """Check a workflow file, without a server.
 
     Modules and variables are held against JAMJET_PYTHON_MODULES and JAMJET_TEMPLATE_ENV
-    of this environment; without the first, any module may be named. With
+    of this environment, or what jamjet.toml says; without the first, any module may be named. With
     --output json the normal form is printed: what the server would run.
     """
     compiled = _compile(file)
     for warning in compiled.warnings:
-        note(f"warning: {warning}")
+        warn(warning)
     graph = compiled.graph
     if output is Output.JSON:
         print_json(_normal_form(graph))
@@ -71,7 +74,7 @@ def workflows(
     workflow: Annotated[str | None, typer.Option(help="Only the versions of this one.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
     offset: Annotated[int, typer.Option(help="How many to leave out first.", min=0)] = 0,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
@@ -86,12 +89,15 @@ def workflows(
 
 def _compile(file: Path) -> "CompiledWorkflow":
     from actors.settings import load_settings
+    from api.cli.config_file import read_config_file
     from runtime.errors import InvalidWorkflow
     from runtime.ir import RegistrationPolicy, compile_ir, compile_yaml
 
     definition = definition_of(file)
-    settings = load_settings()
-    policy = RegistrationPolicy(settings.python_modules or ("*",), settings.readable_names)
+    settings = load_settings(below=read_config_file(needed=POLICY_SETTINGS).settings)
+    policy = RegistrationPolicy(
+        settings.python_modules or ("*",), settings.readable_names, settings.secret_names
+    )
     try:
         if "yaml" in definition:
             return compile_yaml(definition["yaml"], policy)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 _KEPT_LINES = 15
 _READ_BYTES = 65_536
 _LINE_MAX_BYTES = 1_048_576
+_NOT_SHOWN = "(raylet) A worker died or was killed"
+"""Ray explains it in a thousand characters; that the process is gone and replaced is told by our own."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,5 +43,5 @@ class Relay:
         if not line:
             return
         self.last.append(line)
-        if self.open:
+        if self.open and not line.startswith(_NOT_SHOWN):
             self._show(line)

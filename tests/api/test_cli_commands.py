@@ -1,99 +1,28 @@
 """The client commands against a stub server: what they send, print, and exit with."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from api.cli import client as client_module
 from api.cli import main as cli
+from tests.fixtures.rest_stub import Answer, Stub, event, running_stub
 
 EXECUTION = "exec_00000000000000000000000000000001"
-Answer = tuple[int, Any] | Callable[[dict[str, Any]], tuple[int, Any]]
-
-
-class Stub:
-    """A server that answers by route and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.routes: dict[str, list[Answer]] = {}
-        self.asked: list[dict[str, Any]] = []
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                stub.answer(self)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def on(self, route: str, *answers: Answer) -> None:
-        """The answers of a route, in turn; the last is repeated."""
-        self.routes[route] = list(answers)
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        parts = urlsplit(handler.path)
-        length = int(handler.headers.get("Content-Length") or 0)
-        body = handler.rfile.read(length)
-        asked: dict[str, Any] = {
-            "route": f"{handler.command} {parts.path}",
-            "query": {name: values[0] for name, values in parse_qs(parts.query).items()},
-            "headers": {name.lower(): value for name, value in handler.headers.items()},
-            "body": json.loads(body) if body else None,
-        }
-        self.asked.append(asked)
-        answers = self.routes.get(asked["route"], [(404, {"error": f"not found: {parts.path}"})])
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        status, value = answer(asked) if callable(answer) else answer
-        if status == 0:  # hang up without an answer
-            handler.close_connection = True
-            return
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    def sent(self, route: str) -> dict[str, Any]:
-        [asked] = [asked for asked in self.asked if asked["route"] == route]
-        return asked
 
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
-    stub = Stub()
-    monkeypatch.setenv("JAMJET_URL", stub.url)
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("JAMJET_TOKEN", raising=False)
-    monkeypatch.setattr(client_module, "_RETRY_DELAYS_S", (0.0, 0.0))
-    monkeypatch.chdir(tmp_path)
-    thread = threading.Thread(target=stub.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield stub
-    stub.server.shutdown()
-    thread.join()
-    stub.server.server_close()
-
-
-def event(sequence: int, kind: str, **more: Any) -> dict[str, Any]:
-    return {
-        "sequence": sequence,
-        "kind": kind,
-        "node_id": None,
-        "created_at": "2026-03-12T10:00:00.000Z",
-        **more,
-    }
+    with running_stub() as stub:
+        monkeypatch.setenv("JAMJET_URL", stub.url)
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.delenv("JAMJET_TOKEN", raising=False)
+        monkeypatch.setattr(client_module, "_RETRY_DELAYS_S", (0.0, 0.0))
+        monkeypatch.chdir(tmp_path)
+        yield stub
 
 
 def completed(stub: Stub, *events: dict[str, Any], status: str = "completed") -> None:

@@ -1,6 +1,8 @@
 """What the command line promises before it does anything: a quick start, and one sentence for an error."""
 
+import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from api.cli import main as cli
+from api.cli.output import paint
 
 HEAVY = ("ray", "fastapi", "sqlalchemy", "httpx2", "rich", "pydantic", "structlog")
 
@@ -100,7 +103,7 @@ class TestServer:
 
         assert ended.returncode == 2
         assert "must be a loopback one" in ended.stderr
-        assert '"level": "error"' in ended.stderr
+        assert json.loads(ended.stderr)["level"] == "error"
 
 
 class TestDevToken:
@@ -157,3 +160,65 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class TestStart:
+    """How long a command takes, in time of the processor: others may be busy on this machine."""
+
+    def test_a_client_command_starts_at_once(self) -> None:
+        assert min(processor_s(["--version"], {}) for _ in range(3)) < 0.3
+
+    def test_completion_answers_fast_and_without_ray(self) -> None:
+        asked = {"_JAMJET_COMPLETE": "complete_bash", "COMP_WORDS": "jamjet ru", "COMP_CWORD": "1"}
+        script = (
+            "import sys; sys.argv[0] = 'jamjet'; import api.cli.main as cli;"
+            "cli.main(); print('ray' in sys.modules)"
+        )
+
+        answered = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **asked},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+        assert answered.stdout.split() == ["run", "False"]
+        assert min(processor_s([], asked) for _ in range(3)) < 0.6
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_the_completion_of_each_shell_can_be_shown(self, shell: str) -> None:
+        environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
+        shown = subprocess.run(
+            [JAMJET, "--show-completion", shell], env=environment, capture_output=True, text=True, check=True
+        )
+
+        assert "_JAMJET_COMPLETE" in shown.stdout
+
+
+class TestColours:
+    @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["bogus"], ["run"]])
+    def test_where_no_terminal_reads_there_are_none(self, arguments: list[str]) -> None:
+        said = subprocess.run([JAMJET, *arguments], capture_output=True, text=True, check=False)
+
+        assert "\x1b" not in said.stdout + said.stderr
+
+    def test_a_terminal_gets_them_unless_no_color_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        assert paint("bad", "red") == "\x1b[31mbad\x1b[0m"
+        assert paint("plain", None) == "plain"
+
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert paint("bad", "red") == "bad"
+
+
+JAMJET = Path(sys.executable).with_name("jamjet")
+
+
+def processor_s(arguments: list[str], environ: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([JAMJET, *arguments], env={**os.environ, **environ}, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,0 +1,271 @@
+"""``jamjet doctor``: each finding, what it says to do, and the exit code."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.settings import VERSION, Settings
+from api.cli import checks
+from api.cli import client as client_module
+from api.cli import main as cli
+from api.cli.checks import DatabaseLook, Finding, Status
+from api.cli.open_ports import ray_ports_open_to_others
+from runtime.store import open_store
+from tests.fixtures.rest_stub import Stub, running_stub
+
+TOKEN = "jj_" + "0" * 64
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client_module, "_RETRY_DELAYS_S", ())
+    monkeypatch.setattr(client_module, "DEFAULT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(checks, "check_ports", lambda: iter(()))
+    for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE", "JAMJET_TOKEN", "JAMJET_URL", "JAMJET_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("DATABASE_URL", "runtime.db")
+    return tmp_path
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    with running_stub() as stub:
+        monkeypatch.setenv("JAMJET_URL", stub.url)
+        for path in ("/health", "/health/ready"):
+            stub.on(f"GET {path}", (200, {"status": "ok", "version": VERSION}))
+        stub.on("GET /executions", (200, {"executions": []}))
+        stub.on("GET /tokens", (403, {"error": "insufficient role"}))
+        yield stub
+
+
+@pytest.fixture
+def examined(capsys: pytest.CaptureFixture[str]) -> Callable[[int], dict[str, dict[str, Any]]]:
+    """Run it, hold its exit code, and give the findings by check."""
+
+    def examine(exit_code: int) -> dict[str, dict[str, Any]]:
+        assert cli.main(["doctor", "--output", "json"]) == exit_code
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["ok"] is (exit_code == 0)
+        for finding in answer["findings"]:
+            assert finding["said"]
+            assert (finding["todo"] is None) is (finding["status"] == "ok")
+        return {finding["check"]: finding for finding in answer["findings"]}
+
+    return examine
+
+
+def made_database() -> None:
+    async def make() -> None:
+        await (await open_store("runtime.db")).close()
+
+    asyncio.run(make())
+
+
+def statuses(findings: Iterator[Finding]) -> list[Status]:
+    return [finding.status for finding in findings]
+
+
+class TestCommand:
+    def test_before_the_first_start_nothing_is_wrong(self, examined: Callable[[int], dict[str, Any]]) -> None:
+        found = examined(0)
+
+        assert found["python"]["status"] == found["ray"]["status"] == "ok"
+        assert found["database"]["status"] == found["server"]["status"] == "note"
+        assert not Path("runtime.db").exists()
+
+    def test_a_running_installation_is_fine(
+        self, stub: Stub, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        made_database()
+        monkeypatch.setenv("JAMJET_TOKEN", TOKEN)
+
+        found = examined(0)
+
+        assert {finding["status"] for finding in found.values()} == {"ok"}
+        assert f"release {VERSION}" in found["server"]["said"]
+        assert found["token"]["said"] == "valid, not an operator's"
+
+    def test_the_role_comes_from_the_database_where_it_knows_the_token(
+        self,
+        stub: Stub,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        examined: Callable[[int], dict[str, Any]],
+    ) -> None:
+        assert cli.main(["token", "create", "--role", "reviewer"]) == 0
+        monkeypatch.setenv("JAMJET_TOKEN", capsys.readouterr().out.strip())
+
+        assert examined(0)["token"]["said"] == "valid, reviewer"
+
+    def test_a_token_that_is_refused(
+        self, stub: Stub, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        stub.on("GET /executions", (401, {"error": "invalid or expired token"}))
+        assert examined(1)["token"]["said"] == "there is no token"
+
+        monkeypatch.setenv("JAMJET_TOKEN", TOKEN)
+        found = examined(1)["token"]
+        assert found["said"] == "the server does not take the token"
+        assert "jamjet token create" in found["todo"]
+
+    def test_another_release_is_noted(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        stub.on("GET /health", (200, {"version": "9.9.9"}))
+
+        assert "9.9.9" in examined(0)["server"]["said"]
+
+    def test_a_server_that_was_named_and_is_not_there(
+        self, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        monkeypatch.setenv("JAMJET_URL", "http://127.0.0.1:9")
+
+        assert examined(1)["server"]["status"] == "wrong"
+
+    def test_a_server_that_is_not_ready(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        stub.on("GET /health/ready", (503, {"error": "unavailable: the store"}))
+
+        assert "unavailable: the store" in examined(1)["server"]["said"]
+
+    def test_an_old_schema(self, examined: Callable[[int], dict[str, Any]]) -> None:
+        sqlite3.connect("runtime.db").execute("CREATE TABLE other (x)").connection.close()
+
+        found = examined(1)["database"]
+        assert "schema" in found["said"]
+        assert "it migrates" in found["todo"]
+
+    def test_a_database_that_cannot_be(
+        self, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        Path("file").write_text("")
+        monkeypatch.setenv("DATABASE_URL", "file/runtime.db")
+        assert "is no folder" in examined(1)["database"]["said"]
+
+        monkeypatch.setenv("DATABASE_URL", "mysql://me:hunter2@x/y")
+        assert "hunter2" not in str(examined(1))
+
+    def test_settings_that_are_wrong(self, examined: Callable[[int], dict[str, Any]]) -> None:
+        Path("jamjet.toml").write_text("[runtime]\nport = 'x'\n")
+
+        assert "runtime.port" in examined(1)["settings"]["said"]
+
+    def test_auth_off_for_others(
+        self, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        monkeypatch.setenv("JAMJET_DEV_MODE", "1")
+        assert examined(0)["auth"]["status"] == "note"
+
+        monkeypatch.setenv("JAMJET_BIND", "0.0.0.0")
+        assert "0.0.0.0" in examined(1)["auth"]["said"]
+
+    def test_as_lines_each_has_what_to_do_below(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+
+        assert cli.main(["doctor"]) == 1
+
+        out, err = capsys.readouterr()
+        lines = out.splitlines()
+        at = next(index for index, line in enumerate(lines) if line.startswith("wrong  ray auth"))
+        assert lines[at + 1].strip().startswith("-> set RAY_AUTH_MODE=token")
+        assert "\x1b" not in out
+        assert "1 wrong" in err
+
+
+class TestChecks:
+    def test_versions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert statuses(checks.check_versions((3, 10)))[0] is Status.WRONG
+
+        monkeypatch.setattr(checks, "_wanted_ray", lambda: "1.0.0")
+        assert statuses(checks.check_versions()) == [Status.OK, Status.WRONG]
+
+    @pytest.mark.parametrize(
+        ("environ", "status"),
+        [
+            ({}, Status.OK),
+            ({"RAY_ADDRESS": "auto"}, Status.WRONG),
+            ({"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"}, Status.WRONG),
+            ({"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "token"}, Status.OK),
+        ],
+    )
+    def test_ray_auth(self, environ: dict[str, str], status: Status) -> None:
+        assert statuses(checks.check_ray_auth(environ)) == [status]
+
+    @pytest.mark.parametrize(
+        ("difference_ms", "status"), [(0, Status.OK), (-999, Status.OK), (5_000, Status.WRONG)]
+    )
+    def test_the_clock(self, difference_ms: int, status: Status) -> None:
+        look = DatabaseLook(difference_ms, None)
+
+        assert statuses(checks.check_database("x.db", look)) == [Status.OK, status]
+
+    def test_auth_on_is_fine_anywhere(self) -> None:
+        assert statuses(checks.check_bind(Settings(bind="0.0.0.0"))) == [Status.OK]
+
+
+class TestPorts:
+    @pytest.fixture
+    def proc(self, tmp_path: Path) -> Path:
+        """A /proc with a dashboard on every address, a raylet on one, and what is none of Ray's."""
+        proc = tmp_path / "proc"
+        (proc / "net").mkdir(parents=True)
+        rows = [
+            ("00000000:2049", "0A", 1),  # 8265 on all
+            ("0100007F:1A0B", "0A", 2),  # loopback
+            ("0A00000A:1A0B", "0A", 3),  # 6667 on 10.0.0.10
+            ("00000000:0016", "0A", 4),  # not of Ray
+            ("0A00000A:1A0C", "01", 5),  # a connection
+        ]
+        (proc / "net" / "tcp").write_text(
+            "head\n" + "".join(f"0: {at} 0:0 {state} 0:0 0:0 0 0 0 {inode} 1\n" for at, state, inode in rows)
+        )
+        (proc / "net" / "tcp6").write_text(
+            "head\n0: 0000000000000000FFFF00000100007F:1A0D 0:0 0A 0:0 0:0 0 0 0 6 1\n"
+        )
+        packages = "/x/site-packages/ray"
+        self.process(proc, 10, f"python\0-u\0{packages}/dashboard/dashboard.py\0", [1])
+        self.process(proc, 11, f"{packages}/core/src/ray/raylet/raylet\0", [2, 3, 5, 6])
+        self.process(proc, 12, "sshd\0/home/ray/x\0", [4])
+        return proc
+
+    def process(self, proc: Path, pid: int, command: str, inodes: list[int], environ: str = "") -> None:
+        (proc / str(pid) / "fd").mkdir(parents=True, exist_ok=True)
+        (proc / str(pid) / "cmdline").write_text(command)
+        (proc / str(pid) / "environ").write_text(environ)
+        for inode in inodes:
+            (proc / str(pid) / "fd" / str(inode)).symlink_to(f"socket:[{inode}]")
+
+    def test_rays_own_that_others_can_reach_are_found(self, proc: Path) -> None:
+        found = ray_ports_open_to_others(proc)
+
+        assert [(one.port, one.address, one.pid, one.is_dashboard, one.wants_token) for one in found] == [
+            (6667, "10.0.0.10", 11, False, False),
+            (8265, "0.0.0.0", 10, True, False),
+        ]
+
+    @pytest.mark.parametrize(
+        ("environ", "wanted"),
+        [
+            ("", ["dashboard wrong", "ports wrong"]),
+            ("A=1\0RAY_AUTH_MODE=token\0", ["dashboard wrong", "ports note"]),
+        ],
+    )
+    def test_what_is_said_of_them(
+        self, proc: Path, monkeypatch: pytest.MonkeyPatch, environ: str, wanted: list[str]
+    ) -> None:
+        (proc / "11" / "environ").write_text(environ)
+        found = ray_ports_open_to_others(proc)
+        monkeypatch.setattr("api.cli.open_ports.ray_ports_open_to_others", lambda: found)
+        monkeypatch.setattr("api.cli.open_ports.can_see", lambda: True)
+
+        said = [f"{finding.check} {finding.status}" for finding in PORTS_CHECK()]
+
+        assert said == wanted
+
+
+PORTS_CHECK = checks.check_ports
