@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint unit conformance api docs cluster faults bench clean
+.PHONY: setup demo test lint unit conformance api compat openapi docs cluster faults bench clean
 
 setup: $(READY)
 
@@ -19,7 +19,7 @@ demo: setup
 
 # Everything that must hold before a change goes in.
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/conformance tests/api tests/docs
+	$(BIN)/python -m pytest tests/unit tests/conformance tests/api tests/compat tests/docs
 	$(BIN)/python -m pytest -p no:randomly tests/cluster tests/faults
 
 lint: setup
@@ -34,6 +34,14 @@ unit conformance api cluster: setup
 # The documentation, as a site in build/site; its generated pages are made on the way.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The long form of requests made from the OpenAPI document.
+compat: setup
+	JAMJET_COMPAT_EXAMPLES=500 $(BIN)/python -m pytest tests/compat
+
+# The document in the repository, after a change of the API that is meant.
+openapi: setup
+	$(BIN)/python docs/generate.py
 
 # The long form: each kind of process killed 15 times under load, on both databases.
 faults: setup

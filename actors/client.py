@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 import ray
 
-from actors import bootstrap, fleet, names
+from actors import bootstrap, fleet, metrics, names, tracing
 from actors.courier import ActorLost, Courier
 from actors.directory import Directory
 from actors.handle import ExecutionHandle
 from actors.host import Redirect
 from actors.listener import Listener
+from actors.metrics import Metrics, Process
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from actors.recorder import record_start
@@ -38,22 +39,27 @@ START_WITHIN_S = 0.5
 SIGNAL_WITHIN_S = 5.0
 HOPS_MAX = 3
 PAUSE_S = 0.05
+FIGURES_S = 1.0
 SUPERVISOR_CHECK_S = 2.0
 TELL_AFTER_S = 0.01
 
 
 @contextlib.asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator["RayExecutions"]:
+async def connect(settings: Settings, recorded: Metrics | None = None) -> AsyncIterator["RayExecutions"]:
     """The executions of an installation, for one process that has joined its Ray, as in::
 
         async with connect(load_settings()) as actors:
             await actors.execution("exec_...").signal(Cancel(signal_id="stop-1"))
 
+    Args:
+        recorded: where this process counts what it does itself.
+
     Raises:
         BadRequest, Unavailable: the database cannot be used.
     """
-    store = await open_store(settings.database_url, migrate=False)
-    executions = RayExecutions(settings, store)
+    recorded = recorded or Metrics()
+    store = await open_store(settings.database_url, migrate=False, on_commit=recorded.on_commit)
+    executions = RayExecutions(settings, store, recorded)
     await executions.open()
     try:
         yield executions
@@ -65,8 +71,9 @@ async def connect(settings: Settings) -> AsyncIterator["RayExecutions"]:
 class RayExecutions:
     """The ``Executions`` of an installation, over Ray."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, recorded: Metrics | None = None) -> None:
         self.store = store
+        self._metrics = recorded or Metrics()
         self._settings = settings
         self._sender = secrets.token_hex(8)
         self._plans = PlanCache(store.system)
@@ -107,6 +114,7 @@ class RayExecutions:
 
     async def start(self, request: StartRequest) -> None:
         """See ``actors.port.Executions.start``."""
+        request = tracing.carried(request)
         if self._directory.backlog >= self._settings.backlog_max:
             raise Overloaded("too many executions wait to be taken up", retry_after_s=2)
         courier = self._least_loaded() if request.isolation == "shared" else None
@@ -119,11 +127,13 @@ class RayExecutions:
                 self._owners[request.execution_id] = courier.name
                 return
         await record_start(self.store, self._plans, request)
+        self._metrics.executions_started.add(request.isolation)
         if request.isolation == "dedicated":
             fleet.dedicated_actor(self._settings, request.execution_id, request.resources)
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:
         """See ``actors.port.Executions.signal``."""
+        request = tracing.carried(request)
         loop = asyncio.get_running_loop()
         until = loop.time() + SIGNAL_WITHIN_S
         hint = self._owners.get(request.execution_id)
@@ -177,6 +187,21 @@ class RayExecutions:
             courier = self._courier(name)
             if courier is not None:
                 courier.handle.listen.remote(self._watcher.follower, self._watcher.listened)
+
+    async def figures(self) -> list[Process]:
+        """See ``actors.port.Executions.figures``. Dedicated actors tell theirs to Ray's agents alone."""
+        shared = [row.name for row in self._directory.shared()]
+        asked = await asyncio.gather(*map(self._figures, [*shared, names.SUPERVISOR]))
+        return [process for process in asked if process is not None]
+
+    async def _figures(self, name: str) -> Process | None:
+        try:
+            handle = ray.get_actor(name, namespace=self._settings.namespace)
+            answer: bytes = await asyncio.wait_for(handle.figures.remote(), FIGURES_S)
+            return Process(name, metrics.decode(answer))
+        except (TimeoutError, ValueError, ray.exceptions.RayError, msgspec.MsgspecError) as error:
+            log.info("%s did not tell its figures: %s", name, type(error).__name__)
+            return None
 
     # --- finding actors -------------------------------------------------------------------------
 

@@ -39,9 +39,13 @@ class Directory:
 
     def takers(self) -> list[ExecutorRow]:
         """Shared actors that take work: the active ones, or failing these the spares."""
-        alive = [row for row in self._executors if row.isolation == "shared" and not row.gone]
+        alive = self.shared()
         active = [row for row in alive if row.state == "active"]
         return active or [row for row in alive if row.state == "spare"]
+
+    def shared(self) -> list[ExecutorRow]:
+        """The shared actors that beat, spares too."""
+        return [row for row in self._executors if row.isolation == "shared" and not row.gone]
 
     def owners(self) -> set[str]:
         """The names of all actors that may own executions."""

@@ -20,12 +20,15 @@ from typing import Any
 
 import ray
 
-from actors import names, wire
+from actors import logs, metrics, names, tracing, wire
 from actors.clock import DatabaseClock
 from actors.feed import Feed
 from actors.functions.caller import PooledFunctions
 from actors.host import ExecutionHost
+from actors.metrics import Metrics
+from actors.observer import HostObserver
 from actors.plans import PlanCache
+from actors.ray_metrics import RayMetrics
 from actors.runner import Runner
 from actors.settings import Settings
 from runtime.errors import JamjetError, Unavailable
@@ -45,6 +48,10 @@ class ExecutionActor:
 
     def __init__(self, settings: dict[str, Any], name: str, execution_id: str | None = None) -> None:
         self._settings = Settings.from_dict(settings)
+        logs.configure_process(self._settings.log_level, name)
+        tracing.configure(self._settings.otlp_endpoint, name)
+        self._metrics = Metrics()
+        self._ray_metrics = RayMetrics(self._metrics)
         self._name = name
         self._execution_id = execution_id
         self._state = "active" if execution_id else "spare"
@@ -121,6 +128,10 @@ class ExecutionActor:
             "state": self._state,
         }
 
+    async def figures(self) -> bytes:
+        """What this process has counted, as ``metrics.Snapshot``."""
+        return metrics.encode(self._metrics.snapshot())
+
     async def leave(self) -> None:
         """End this actor for good."""
         ray.actor.exit_actor()  # type: ignore[no-untyped-call]
@@ -147,23 +158,27 @@ class ExecutionActor:
 
     async def _boot(self) -> ExecutionHost:
         settings = self._settings
-        self._store = await _patiently(lambda: open_store(settings.database_url, migrate=False))
+        on_commit = self._metrics.on_commit
+        self._store = await _patiently(
+            lambda: open_store(settings.database_url, migrate=False, on_commit=on_commit)
+        )
         context = ray.get_runtime_context()
         if self._execution_id is None:
-            self._functions = PooledFunctions.on_node(settings, context.get_node_id())
+            self._functions = PooledFunctions.on_node(settings, context.get_node_id(), self._metrics)
         else:
-            self._functions = PooledFunctions.in_process(settings)
+            self._functions = PooledFunctions.in_process(settings, self._metrics)
         incarnation = names.incarnation(self._name, secrets.token_hex(4))
         host = ExecutionHost(
             incarnation=incarnation,
             store=self._store,
             plans=PlanCache(self._store.system),
-            runner=Runner.over(settings, self._functions),
+            runner=Runner.over(settings, self._functions, on_token=self._feed.said),
             clock=self._clock,
             chance=random.random,
             env=settings.readable_env(),
             seats_max=1 if self._execution_id else settings.live_max,
             on_moved=self._feed.moved,
+            observer=HostObserver(self._metrics),
         )
         await self._register(host, context.get_node_id())
         return host
@@ -191,6 +206,8 @@ class ExecutionActor:
     async def _upkeep(self, host: ExecutionHost) -> None:
         await self._beat()
         await host.reconcile()
+        self._metrics.seats.set(host.live)
+        self._ray_metrics.push()
 
     async def _beat(self) -> None:
         """One heartbeat. A life that was declared dead ends: Ray starts the next one."""
@@ -213,6 +230,7 @@ class ExecutionActor:
         if self._functions is not None:
             await self._functions.close()
         await self._store.close()
+        await asyncio.to_thread(tracing.shut_down)
         ray.get_runtime_context().current_actor.leave.remote()
 
     def _answer(self, sender: str, number: int, task: asyncio.Task[wire.Answer]) -> wire.Answer:

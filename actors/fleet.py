@@ -14,7 +14,7 @@ from actors.settings import Settings
 def node_worker(settings: Settings, node_id: str) -> Any:
     """The handle of a node's worker."""
     made = options.node_worker(names.node_worker(node_id), settings.namespace, node_id)
-    return options.remote(NodeWorker).options(**made).remote(function_settings(settings))
+    return options.remote(NodeWorker).options(**made).remote(function_settings(settings), settings.log_level)
 
 
 def shared_actor(settings: Settings, node_id: str, index: int) -> Any:

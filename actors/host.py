@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from actors import logs
+from actors.observer import HostObserver
 from actors.plans import PlanCache
 from actors.port import KeyTaken, SignalRequest, StartRequest
 from actors.seat import Decided, Mail, Refused, Seat, answer_all, next_batch, refuse_all
@@ -114,6 +116,7 @@ class ExecutionHost:
         env: dict[str, str] | None = None,
         seats_max: int = 5_000,
         on_moved: Callable[[str, int, bool], None] = lambda execution_id, sequence, settled: None,
+        observer: HostObserver | None = None,
     ) -> None:
         self.incarnation = incarnation
         self.seats_max = seats_max
@@ -124,6 +127,7 @@ class ExecutionHost:
         self._chance = chance
         self._env = env or {}
         self._on_moved = on_moved
+        self._observer = observer or HostObserver()
         self._seats: dict[str, Seat] = {}
         self._activating: dict[str, asyncio.Future[Seat]] = {}
         self._parked: OrderedDict[str, _Parked] = OrderedDict()
@@ -169,7 +173,7 @@ class ExecutionHost:
         seat.started = asyncio.get_running_loop().create_future()
         self._seats[request.execution_id] = seat
         signal = sg.StartExecution(input=request.input, isolation=request.isolation, only_record=record_only)
-        self._put(seat, Mail(signal, seat.started, request.idempotency))
+        self._put(seat, Mail(signal, seat.started, request.idempotency, traceparent=request.traceparent))
         return seat
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:
@@ -183,9 +187,7 @@ class ExecutionHost:
             seat = await self._activate(request.execution_id)
         if seat.tenant_id != request.tenant_id:
             raise NotFound(f"execution {request.execution_id}")
-        answer = await self._post(
-            seat, request.signal, idempotency=request.idempotency, deadline=request.deadline
-        )
+        answer = await self._post(seat, request)
         return {"execution_id": request.execution_id, **answer}
 
     async def activate(self, execution_ids: list[str]) -> list[str]:
@@ -307,16 +309,12 @@ class ExecutionHost:
 
     # --- the mailbox ----------------------------------------------------------------------------
 
-    async def _post(
-        self,
-        seat: Seat,
-        signal: sg.Signal,
-        *,
-        idempotency: IdempotencyRecord | None = None,
-        deadline: int = 0,
-    ) -> dict[str, Any]:
+    async def _post(self, seat: Seat, request: SignalRequest) -> dict[str, Any]:
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._put(seat, Mail(signal, reply, idempotency, deadline))
+        mail = Mail(
+            request.signal, reply, request.idempotency, request.deadline, traceparent=request.traceparent
+        )
+        self._put(seat, mail)
         return await reply
 
     def _put(self, seat: Seat, mail: Mail) -> None:
@@ -334,10 +332,12 @@ class ExecutionHost:
     async def _pump(self, seat: Seat) -> None:
         """Handle what is in the mailbox, one batch and so one turn at a time, until it is empty."""
         batch: list[Mail] = []
+        logs.about(execution_id=seat.execution_id, tenant_id=seat.tenant_id)
         try:
             while seat.mailbox and not seat.dropped:
                 batch = next_batch(seat.mailbox)
-                await self._take_turn(seat, batch)
+                with self._observer.turn(seat, batch):
+                    await self._take_turn(seat, batch)
         except Exception as error:
             log.exception("a turn of %s broke; it will be loaded again", seat.execution_id)
             refuse_all(batch, OutcomeUnknown(f"internal error: {type(error).__name__}"))
@@ -348,6 +348,7 @@ class ExecutionHost:
                 refuse_all(seat.mailbox, Redirect("the execution moved away", owner=None))
 
     async def _take_turn(self, seat: Seat, batch: list[Mail]) -> None:
+        began = asyncio.get_running_loop().time()
         if seat.taken and self._lease_is_doubtful() and not await self._still_ours(seat):
             # What it remembers may be old: not even a refusal may be said from it.
             await self._fenced(seat, batch)
@@ -363,15 +364,20 @@ class ExecutionHost:
         try:
             outcome = await self._commit(turn)
         except ValueRejected as error:
+            self._observer.not_committed("rejected")
             self._reject_value(seat, batch, error)
             return
         except Unavailable as error:
+            self._observer.not_committed("refused")
             await self._put_back(seat, batch, error)
             return
         if outcome is Outcome.COMMITTED:
             self._committed(seat, turn, decisions)
             answer_all(decisions, refusals)
-        elif outcome is Outcome.KEY_TAKEN:
+            self._observer.committed(seat, turn, began)
+            return
+        self._observer.not_committed(outcome.value)
+        if outcome is Outcome.KEY_TAKEN:
             self._key_taken(seat, batch)
         else:
             await self._fenced(seat, batch)
@@ -625,7 +631,9 @@ class ExecutionHost:
         if self._lease_is_doubtful() and not await self._still_ours(seat):
             self._drop(seat)
             return
-        result = await self._run(seat, effect)
+        with self._observer.attempt(seat, effect) as attempt:
+            result = await self._run(seat, effect)
+            attempt.ended(result)
         key = (effect.node.id, effect.visit)
         if seat.tasks.get(key) is asyncio.current_task():
             del seat.tasks[key]
@@ -671,9 +679,11 @@ class ExecutionHost:
         seat.timer = None
         if seat.dropped:
             return
-        if self._clock.now() < due_at:
+        late_ms = self._clock.now() - due_at
+        if late_ms < 0:
             self._arm(seat, due_at)
         else:
+            self._observer.ticked(late_ms)
             self._put(seat, Mail(sg.Tick()))
 
     def _drop(self, seat: Seat, *, keep_mail: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from actors.listener import Listener
+from actors.metrics import Process
 from runtime.errors import Conflict
 from runtime.jsonvalue import JsonValue
 from runtime.signals import Approve, Cancel, SendEvent
@@ -32,6 +33,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Literal["shared", "dedicated"] = "shared"
     resources: dict[str, Any] | None = None
     idempotency: IdempotencyRecord | None = None
+    traceparent: str | None = None
+    """Of the request's span, where it is traced."""
 
 
 class SignalRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +49,8 @@ class SignalRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline: int = 0
     """In ms since the epoch by the database's clock; 0: none."""
     idempotency: IdempotencyRecord | None = None
+    traceparent: str | None = None
+    """Of the request's span, where it is traced."""
 
 
 class Executions(Protocol):
@@ -79,5 +84,8 @@ class Executions(Protocol):
 
         A move may be missed when actors come and go, so look at the store every few seconds too.
         """
+
+    async def figures(self) -> list[Process]:
+        """What the processes that run executions have counted; one that does not answer is left out."""
 
     async def close(self) -> None: ...

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,9 @@ from runtime.machine import Decision
 from runtime.plan import Plan
 from runtime.state import ExecutionState
 from runtime.store.port import IdempotencyRecord, NewExecution
+
+if TYPE_CHECKING:
+    from actors.tracing import TurnTrace
 
 Reply = asyncio.Future[dict[str, Any]]
 
@@ -26,6 +29,8 @@ class Mail(msgspec.Struct, eq=False):
     """After this (ms, database's clock) it must not be taken any more; 0: whenever."""
     alone: bool = False
     """It must have a turn of its own, because a turn with others was refused."""
+    traceparent: str | None = None
+    """The trace of the request that brought it."""
 
     def answer(self, fields: dict[str, Any]) -> None:
         if self.reply is not None and not self.reply.done():
@@ -69,6 +74,8 @@ class Seat:
         """Bytes that events added since the state was last measured."""
         self.committed_at = 0.0
         """When its last turn was committed, by the event loop's clock."""
+        self.trace: TurnTrace | None = None
+        """Made where turns are traced."""
 
     @property
     def execution_id(self) -> str:

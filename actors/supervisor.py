@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import ray
 
-from actors import fleet, names
+from actors import fleet, logs, metrics, names
+from actors.metrics import Metrics
+from actors.ray_metrics import RayMetrics
 from actors.settings import Settings
 from runtime.errors import JamjetError, Unavailable
 from runtime.store import open_store
@@ -25,6 +27,7 @@ log = logging.getLogger("jamjet.supervisor")
 ROUND_S = 0.5
 SWEEP_MAX = 2_000
 PRUNE_EVERY_S = 60.0
+MEASURE_EVERY_S = 5.0
 CALL_S = 5.0
 SPARES = 1
 """Warm ExecutionActors a node beside those that take work, for the moment when one is lost."""
@@ -35,12 +38,16 @@ class Supervisor:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = Settings.from_dict(settings)
+        logs.configure_process(self._settings.log_level, names.SUPERVISOR)
+        self._metrics = Metrics()
+        self._ray_metrics = RayMetrics(self._metrics)
         self._store: Store | None = None
         self._handles: dict[str, Any] = {}
         self._activating: set[asyncio.Task[None]] = set()
         self._offered: set[str] = set()
         """Executions offered to an actor whose answer has not come yet."""
         self._pruned_at = 0.0
+        self._measured_at = 0.0
         self._trusts_silence_at = 0.0
         """After an outage of the store every owner looks silent: let them beat first."""
         self._rounds = 0
@@ -49,8 +56,13 @@ class Supervisor:
     async def describe(self) -> dict[str, Any]:
         return {"pid": os.getpid(), "rounds": self._rounds, "node": ray.get_runtime_context().get_node_id()}
 
+    async def figures(self) -> bytes:
+        """What this process has counted, as ``metrics.Snapshot``."""
+        return metrics.encode(self._metrics.snapshot())
+
     async def _live(self) -> None:
         while True:
+            began = asyncio.get_running_loop().time()
             try:
                 await self._round()
                 self._rounds += 1
@@ -59,6 +71,8 @@ class Supervisor:
                 log.warning("a round was cut short: %s", error)
             except Exception:
                 log.exception("a round broke")
+            self._metrics.supervisor_round_seconds.observe(asyncio.get_running_loop().time() - began)
+            self._ray_metrics.push()
             await asyncio.sleep(ROUND_S)
 
     async def _round(self) -> None:
@@ -71,6 +85,7 @@ class Supervisor:
         await self._promote(executors, nodes)
         await self._sweep(executors)
         await self._prune()
+        await self._measure()
 
     # --- the fleet ------------------------------------------------------------------------------
 
@@ -142,12 +157,14 @@ class Supervisor:
         room = {row.name: row.capacity - row.live for row in takers}
         for row in rows:
             if row.isolation == "dedicated":
+                self._metrics.sweep_offers.add(row.reason)
                 self._start_dedicated(row)
                 continue
             name = max(room, key=lambda taker: room[taker], default=None)
             if name is None or room[name] <= 0:
                 break
             room[name] -= 1
+            self._metrics.sweep_offers.add(row.reason)
             offers[name].append(row.execution_id)
         for name, execution_ids in offers.items():
             task = asyncio.get_running_loop().create_task(self._offer(name, execution_ids))
@@ -175,6 +192,14 @@ class Supervisor:
         if now - self._pruned_at > PRUNE_EVERY_S:
             self._pruned_at = now
             await self._store.system.prune()
+
+    async def _measure(self) -> None:
+        """Note for Ray's agents what waits; replicas read it themselves."""
+        assert self._store is not None
+        now = asyncio.get_running_loop().time()
+        if now - self._measured_at > MEASURE_EVERY_S:
+            self._measured_at = now
+            self._metrics.set_load(await self._store.system.load())
 
     async def _call(self, name: str, method: str, *args: Any) -> Any:
         """Call one of our actors, bounded; that it does not answer is its own trouble."""

@@ -9,13 +9,16 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
+from actors.metrics import Metrics
 from actors.port import Executions
 from actors.settings import VERSION, Settings
 from api import docs, errors
 from api.compat import CompatPrefix
+from api.observe import Observed
 from api.resources import Resources
 from api.routers import executions as execution_routes
 from api.routers import health, tokens, workers, workflows
+from api.routers import metrics as metric_routes
 from api.routing import declared, router
 from runtime.store.port import Store
 
@@ -28,8 +31,14 @@ def build_app(
     store: Store | None = None,
     executions: Executions | None = None,
     open_resources: Callable[[], AbstractAsyncContextManager[Opened]] | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
-    """Build the app over an open store and executions, or over what ``open_resources`` opens."""
+    """Build the app over an open store and executions, or over what ``open_resources`` opens.
+
+    Args:
+        metrics: where this process counts, if others than the app count there too.
+    """
+    own = metrics or Metrics()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -37,7 +46,7 @@ def build_app(
             yield
             return
         async with open_resources() as (opened_store, opened_executions):
-            app.state.resources = Resources.over(settings, opened_store, opened_executions)
+            app.state.resources = Resources.over(settings, opened_store, opened_executions, own)
             yield
 
     app = FastAPI(
@@ -50,10 +59,11 @@ def build_app(
         redirect_slashes=False,
     )
     if store is not None and executions is not None:
-        app.state.resources = Resources.over(settings, store, executions)
-    for part in (health, workflows, execution_routes, workers, tokens):
+        app.state.resources = Resources.over(settings, store, executions, own)
+    for part in (health, metric_routes, workflows, execution_routes, workers, tokens):
         app.include_router(part.routes)
     app.include_router(_docs())
+    app.add_middleware(Observed, metrics=own)
     app.add_middleware(CompatPrefix)
     errors.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -83,12 +93,15 @@ def _openapi(app: FastAPI) -> dict[str, object]:
 
 
 def _correct(schema: dict[str, Any]) -> None:
-    """Take out FastAPI's own 422, which never comes, and put what bodies refer to where it is looked for."""
+    """Take out answers that never come, and put what bodies refer to where it is looked for."""
     components = schema["components"]["schemas"]
     for operation in (found for path in schema["paths"].values() for found in path.values()):
         answers = operation["responses"]
         if "HTTPValidationError" in str(answers.get("422")):
             del answers["422"]
+        if operation["x-access"] == "public":
+            for status in ("401", "403"):
+                answers.pop(status, None)
         for content in operation.get("requestBody", {}).get("content", {}).values():
             components.update(content["schema"].pop("$defs", {}))
     for name in ("HTTPValidationError", "ValidationError"):

@@ -22,8 +22,8 @@ _PREFERRED_WAIT = re.compile(
 
 
 def request_id(request: Request) -> str:
-    """The id under which this request is found in logs: the ingress's, else a new one."""
-    given: str | None = request.headers.get("x-request-id") or getattr(request.state, "request_id", None)
+    """The id under which this request is found in logs: as ``api.observe`` has it, else a new one."""
+    given: str | None = getattr(request.state, "request_id", None)
     if given is None:
         given = request.state.request_id = uuid.uuid4().hex
     return given

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from actors.handle import ExecutionHandle
+from actors.metrics import Metrics
 from actors.plans import PlanCache
 from actors.port import Executions
 from actors.settings import Settings
 from api.auth import Authenticator, Principal
+from api.exposition import Exposition
 from api.streaming import Streams
 from runtime.store.port import Store, TenantStore
 
@@ -23,11 +25,22 @@ class Resources:
     plans: PlanCache
     authenticator: Authenticator
     streams: Streams
+    exposition: Exposition
 
     @classmethod
-    def over(cls, settings: Settings, store: Store, executions: Executions) -> "Resources":
+    def over(
+        cls, settings: Settings, store: Store, executions: Executions, metrics: Metrics | None = None
+    ) -> "Resources":
         authenticator = Authenticator(store.system, dev_mode=settings.dev_mode)
-        return cls(settings, store, executions, PlanCache(store.system), authenticator, Streams())
+        return cls(
+            settings,
+            store,
+            executions,
+            PlanCache(store.system),
+            authenticator,
+            Streams(),
+            Exposition(metrics or Metrics(), store.system, executions),
+        )
 
     def execution(self, execution_id: str, tenant_id: str) -> ExecutionHandle:
         """One execution, whoever owns it."""

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from actors import logs
 from api.auth import Access
 from api.errors import error_response, unexpected_response
 from api.resources import resources
@@ -35,7 +36,9 @@ class SecuredRoute(APIRoute):
             try:
                 if access != "public":
                     authenticator = resources(request).authenticator
-                    request.state.principal = await authenticator.authorise(request, access)
+                    caller = await authenticator.authorise(request, access)
+                    request.state.principal = caller
+                    logs.also_about(tenant_id=caller.tenant_id, **_named_execution(request))
                 answer: Response = await handle(request)
             except JamjetError as error:
                 return error_response(request, error)
@@ -44,6 +47,11 @@ class SecuredRoute(APIRoute):
             return answer
 
         return secured
+
+
+def _named_execution(request: Request) -> dict[str, str]:
+    execution_id = request.path_params.get("execution_id")
+    return {} if execution_id is None else {"execution_id": execution_id}
 
 
 def router(tag: str) -> APIRouter:
@@ -71,7 +79,7 @@ def declared(access: Access, body: type[BaseModel] | None = None, **parameters: 
 
 def _parameter(name: str, text: str) -> dict[str, Any]:
     if name.startswith("header_"):
-        name = name.removeprefix("header_").replace("_", "-").title()
+        name = _HEADERS[name.removeprefix("header_")]
         return {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
     return {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
 
@@ -89,6 +97,12 @@ def event_stream(*, refusals: tuple[int, ...] = ()) -> dict[int | str, Any]:
     return {200: {"description": "frames, until the end", "content": frames}, **_refusals(refusals)}
 
 
+def plain_text(*, refusals: tuple[int, ...] = ()) -> dict[int | str, Any]:
+    """The documented answers of a route that answers with text."""
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    return {200: {"description": "text", "content": text}, **_refusals(refusals)}
+
+
 def _refusals(statuses: tuple[int, ...]) -> dict[int | str, Any]:
     from api.schemas import ErrorAnswer
 
@@ -99,6 +113,11 @@ def _refusals(statuses: tuple[int, ...]) -> dict[int | str, Any]:
     }
 
 
+_HEADERS = {
+    "prefer": "Prefer",
+    "idempotency_key": "Idempotency-Key",
+    "last_event_id": "Last-Event-ID",
+}
 _MEANING = {
     400: "the request can never be right",
     401: "no valid token",

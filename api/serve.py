@@ -4,7 +4,9 @@ The app is built in the replica: a FastAPI app cannot be sent there by pickle,
 and what its lifespan opens must live on the loop that serves the requests.
 """
 
+import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ class Api:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = Settings.from_dict(settings)
+        _observe(self._settings)
         _close_internal_port()
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
@@ -63,15 +66,29 @@ def build_app(args: Mapping[str, Any]) -> "Application":
 
 def asgi_app(settings: Settings) -> "FastAPI":
     """The FastAPI app over the store and the actors, both opened by its lifespan."""
+    from actors import tracing
     from actors.client import connect
+    from actors.metrics import Metrics
     from api.app import build_app as build_api
+
+    metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def open_resources() -> AsyncIterator[Any]:
-        async with connect(settings) as executions:
+        async with connect(settings, metrics) as executions:
             yield executions.store, executions
+        await asyncio.to_thread(tracing.shut_down)
 
-    return build_api(settings, open_resources=open_resources)
+    return build_api(settings, open_resources=open_resources, metrics=metrics)
+
+
+def _observe(settings: Settings) -> None:
+    """Log and trace this replica as the settings ask for."""
+    from actors import logs, tracing
+
+    name = f"api:{os.getpid()}"
+    logs.configure_process(settings.log_level, name)
+    tracing.configure(settings.otlp_endpoint, name)
 
 
 def _close_internal_port() -> None:

@@ -7,6 +7,7 @@ from ARCHITECTURE.md.
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -440,3 +441,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics,
 }
 """What stands for ``<!-- table: NAME -->`` in a page."""
+
+
+def document() -> str:
+    """The OpenAPI document as ``docs/openapi.json`` has it."""
+    return json.dumps(build_app(settings.Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("openapi.json").write_text(document(), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from actors.functions.host import FunctionHost, LocalHost
 from actors.functions.node_worker import NodeWorkerHost
 from actors.functions.pool import FunctionPool
 from actors.functions.process import FunctionSettings
+from actors.metrics import Metrics
 from actors.runner import FunctionFailed
 from actors.settings import Settings
 from runtime.effects import RunNode
@@ -22,6 +24,8 @@ from runtime.graph import JoinNode, PythonFnNode
 NEVER_RETRIED = ("not_allowed", "import_error", "value_rejected", "invalid_result", "worker_crashed")
 """Classes that another attempt cannot mend."""
 LOOKUP_S = 30.0
+COUNTED = (*NEVER_RETRIED, "worker_lost", "timeout", "cancelled")
+"""Outcomes that are counted by name; other classes are the users' own, and count as ``failed``."""
 
 
 def function_settings(settings: Settings) -> FunctionSettings:
@@ -33,25 +37,26 @@ def function_settings(settings: Settings) -> FunctionSettings:
 class PooledFunctions:
     """Calls functions through a pool, which is made at the first use (or by ``warm``)."""
 
-    def __init__(self, make_host: Callable[[], FunctionHost]) -> None:
+    def __init__(self, make_host: Callable[[], FunctionHost], metrics: Metrics | None = None) -> None:
         self._make_host = make_host
+        self._metrics = metrics or Metrics()
         self._pool: FunctionPool | None = None
         self._lock = asyncio.Lock()
 
     @classmethod
-    def in_process(cls, settings: Settings) -> "PooledFunctions":
+    def in_process(cls, settings: Settings, metrics: Metrics | None = None) -> "PooledFunctions":
         """Children of this very process: what it is given in resources holds for them."""
-        return cls(lambda: LocalHost(function_settings(settings)))
+        return cls(lambda: LocalHost(function_settings(settings)), metrics)
 
     @classmethod
-    def on_node(cls, settings: Settings, node_id: str) -> "PooledFunctions":
+    def on_node(cls, settings: Settings, node_id: str, metrics: Metrics | None = None) -> "PooledFunctions":
         """Children of the node's ``NodeWorker``."""
 
         def make() -> FunctionHost:
             handle = ray.get_actor(names.node_worker(node_id), namespace=settings.namespace)
             return NodeWorkerHost(handle)
 
-        return cls(make)
+        return cls(make, metrics)
 
     async def warm(self) -> None:
         """Have a process ready before the first call wants it."""
@@ -66,6 +71,25 @@ class PooledFunctions:
         Raises:
             FunctionFailed: with the class of what went wrong.
         """
+        began = time.monotonic()
+        outcome = "failed"
+        try:
+            answer = await self._call(effect, node, tenant_id)
+            outcome = "ok"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except FunctionFailed as error:
+            outcome = error.error_class if error.error_class in COUNTED else "failed"
+            raise
+        finally:
+            self._metrics.function_calls.add(outcome)
+            self._metrics.function_call_seconds.observe(time.monotonic() - began)
+        return answer
+
+    async def _call(
+        self, effect: RunNode, node: PythonFnNode | JoinNode, tenant_id: str
+    ) -> tuple[Any, dict[str, Any] | None]:
         try:
             pool = await self._ready_pool()
             result = await pool.run(_call(effect, node, tenant_id), node.timeout_ms)

@@ -7,6 +7,7 @@ from typing import Any
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 
+from actors import logs
 from actors.functions.host import Child, LocalHost
 from actors.functions.process import FunctionSettings
 from runtime.errors import JamjetError, Unavailable
@@ -23,7 +24,8 @@ class NodeWorker:
     A ``spawn`` whose answer is lost leaves a child that ends by itself, because nobody connects to it.
     """
 
-    def __init__(self, settings: FunctionSettings) -> None:
+    def __init__(self, settings: FunctionSettings, log_level: str = "info") -> None:
+        logs.configure_process(log_level, "node-worker")
         self._host = LocalHost(settings)
 
     async def spawn(self) -> dict[str, Any]:

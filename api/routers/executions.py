@@ -10,6 +10,7 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
+from actors import logs
 from actors.port import KeyTaken, StartRequest
 from api import render, streaming
 from api.idempotency import Idempotency, replay
@@ -81,6 +82,7 @@ async def _start_request(
         raise NotFound(f"workflow {body.workflow_id}{version}")
     graph = (await here.plans.get(store.tenant_id, row.workflow_id, row.version)).graph
     execution_id = execution_id_from_hex(secrets.token_hex(16))
+    logs.also_about(execution_id=execution_id)
     record = None
     if keyed is not None:
         record = keyed.record(201, encode({"execution_id": execution_id}).decode())

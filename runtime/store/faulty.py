@@ -65,6 +65,7 @@ SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "owned_by": READ_FAULTS,
     "sweep": READ_FAULTS,
     "backlog": READ_FAULTS,
+    "load": READ_FAULTS,
     "prune": WRITE_FAULTS,
 }
 

@@ -8,7 +8,9 @@ process is one writer.
 
 import asyncio
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -20,6 +22,9 @@ from runtime.store.values import check_turn
 
 MEMBERS_MAX = 256
 BYTES_MAX = 8 * 1024 * 1024
+
+CommitObserver = Callable[[int, float], None]
+"""Told of each group, on the journal's thread: how many turns it had, and its seconds. It must not fail."""
 
 
 class _Member(NamedTuple):
@@ -37,8 +42,9 @@ class _Signal(NamedTuple):
 class GroupCommitJournal:
     """The ``Journal`` of the SQL stores."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, on_commit: CommitObserver | None = None) -> None:
         self._database = database
+        self._on_commit = on_commit
         self._queue: SimpleQueue[_Member | _Signal] = SimpleQueue()
         self._jobs: deque[tuple[Query[Any], asyncio.Future[Any]]] = deque()
         self._writer: Writer | None = None
@@ -112,7 +118,10 @@ class GroupCommitJournal:
         return group
 
     def _run_group(self, group: list[_Member]) -> None:
+        began = time.monotonic()
         answers = self._commit(group)
+        if self._on_commit is not None:
+            self._on_commit(len(group), time.monotonic() - began)
         deliver([(member.future, answer) for member, answer in zip(group, answers, strict=True)])
 
     def _commit(self, group: list[_Member]) -> list[Outcome | Exception]:

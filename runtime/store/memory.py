@@ -28,6 +28,7 @@ from runtime.store.port import (
     IdempotencyRecord,
     InboxMessage,
     Journal,
+    Load,
     NewExecution,
     Outcome,
     StoredExecution,
@@ -467,6 +468,19 @@ class MemorySystemStore:
     async def backlog(self) -> int:
         await self._gate.read()
         return sum(1 for row in self._open() if row.owner is None and row.runnable)
+
+    async def load(self) -> Load:
+        await self._gate.read()
+        rows, now = list(self._open()), self._database.clock()
+        undriven = [row for row in rows if row.owner is None]
+        waiting = [row.updated_at for row in undriven if row.runnable]
+        due = [row.wake_at for row in undriven if not row.runnable and row.wake_at is not None]
+        return Load(
+            backlog=len(waiting),
+            waited_ms=max(0, now - min(waiting, default=now)),
+            overdue_ms=max(0, now - min(due, default=now)),
+            open={status: sum(1 for row in rows if row.status == status) for status in OPEN_STATUSES},
+        )
 
     async def prune(self) -> dict[str, int]:
         await self._gate.before()

@@ -2,9 +2,13 @@
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 from runtime.errors import BadRequest
 from runtime.store.port import Store
+
+if TYPE_CHECKING:
+    from runtime.store.journal import CommitObserver
 
 FAULTS_VARIABLE = "JAMJET_STORE_FAULTS"
 """``seed`` or ``seed:rate``: every opened store fails now and then, the same way for the same seed."""
@@ -12,19 +16,20 @@ FAULTS_VARIABLE = "JAMJET_STORE_FAULTS"
 FAULTS_RATE = 0.05
 
 
-async def open_store(url: str, *, migrate: bool = True) -> Store:
+async def open_store(url: str, *, migrate: bool = True, on_commit: "CommitObserver | None" = None) -> Store:
     """Open a database, and bring its schema up to date.
 
     Args:
         url: any form of ``DATABASE_URL`` (see ``runtime.store.url``).
         migrate: False refuses a database whose schema is not this release's.
+        on_commit: told of each group of turns that the journal commits.
 
     Raises:
         BadRequest: the URL names no database that is supported.
         Unavailable: the database cannot be opened, read, written or migrated.
     """
     faults = _parse_faults(os.environ.get(FAULTS_VARIABLE, ""))
-    store = await asyncio.to_thread(_open, url, migrate)
+    store = await asyncio.to_thread(_open, url, migrate, on_commit)
     try:
         await store.ping()
     except BaseException:
@@ -38,7 +43,7 @@ async def open_store(url: str, *, migrate: bool = True) -> Store:
     return FaultyStore(store, seed=seed, rate=rate)
 
 
-def _open(url: str, migrate: bool) -> Store:
+def _open(url: str, migrate: bool, on_commit: "CommitObserver | None") -> Store:
     # The databases' libraries take half a second to import, and importers of the port need none of them.
     from runtime.store import migrations
     from runtime.store.repository import SqlStore
@@ -59,7 +64,7 @@ def _open(url: str, migrate: bool) -> Store:
         migrations.migrate(database)
     else:
         migrations.require_current(database)
-    return SqlStore(database)
+    return SqlStore(database, on_commit)
 
 
 def _parse_faults(setting: str) -> tuple[int, float] | None:

@@ -231,6 +231,19 @@ class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: Literal["unowned", "owner_gone", "timer_due", "inbox"]
 
 
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits in the whole database."""
+
+    backlog: int
+    """Open executions that are runnable and unowned."""
+    waited_ms: int
+    """How long the one of these has waited that is swept first, or nearly so; 0 without any."""
+    overdue_ms: int
+    """How late the first due timer of an unowned execution is; 0: none is due."""
+    open: dict[str, int]
+    """How many executions have each open status."""
+
+
 class TenantStore(Protocol):
     """One tenant's rows. It cannot be made without a tenant, and sees no other's."""
 
@@ -319,6 +332,9 @@ class SystemStore(Protocol):
 
     async def backlog(self) -> int:
         """How many open executions are runnable and unowned."""
+
+    async def load(self) -> Load:
+        """What waits. Its cost grows with the open executions, not with those that have ended."""
 
     async def prune(self) -> dict[str, int]:
         """Delete expired idempotency records and old dead executors; counts by table."""

@@ -13,7 +13,15 @@ from runtime.store.limits import (
     MESSAGE_LATE_MS,
     SILENT_KEPT_MS,
 )
-from runtime.store.port import OWNER_GONE_MS, EventRow, ExecutionRow, InboxMessage, TokenRow, WorkflowRow
+from runtime.store.port import (
+    OPEN_STATUSES,
+    OWNER_GONE_MS,
+    EventRow,
+    ExecutionRow,
+    InboxMessage,
+    TokenRow,
+    WorkflowRow,
+)
 from runtime.store.sql import Statement, clock_ms, param
 from runtime.store.tables import (
     DORMANT,
@@ -45,6 +53,7 @@ class Queries:
         self._make_tokens()
         self._make_executors()
         self._make_sweep()
+        self._make_load()
         self._make_prunes()
         self.execution_page = lru_cache(maxsize=256)(self._execution_page)
         self.execution_count = lru_cache(maxsize=256)(self._execution_count)
@@ -282,6 +291,46 @@ class Queries:
             sa.select(*shown).order_by(swept.c.created_at, swept.c.execution_id).limit(param("limit"))
         )
         self.backlog = self._make(sa.select(sa.func.count()).select_from(executions).where(sa.text(RUNNABLE)))
+
+    def _make_load(self) -> None:
+        table = executions.c
+        runnable = sa.select(table.updated_at).where(sa.text(RUNNABLE))
+        first = runnable.order_by(table.created_at, table.execution_id).limit(sa.literal_column("100"))
+        oldest = sa.select(sa.func.min(first.subquery().c.updated_at))
+        backlog = sa.select(sa.func.count()).select_from(executions).where(sa.text(RUNNABLE))
+        waking = sa.select(sa.func.min(table.wake_at)).where(sa.text(WAKING))
+        self.load = self._make(
+            sa.select(
+                backlog.scalar_subquery(),
+                clock_ms() - oldest.scalar_subquery(),
+                clock_ms() - waking.scalar_subquery(),
+            )
+        )
+        # From tenant to tenant along the index by status, so that what has ended is not looked at.
+        tenants = sa.select(sa.func.min(table.tenant_id).label("id")).cte("tenants", recursive=True)
+        onward = (
+            sa.select(sa.func.min(table.tenant_id))
+            .where(table.tenant_id > tenants.c.id)
+            .correlate(tenants)
+            .scalar_subquery()
+        )
+        tenants = tenants.union_all(sa.select(onward).where(tenants.c.id.is_not(None)))
+        counts = [
+            sa.select(
+                sa.literal_column(f"'{status}'").label("status"),
+                sa.select(sa.func.count())
+                .where(table.tenant_id == tenants.c.id, table.status == sa.literal_column(f"'{status}'"))
+                .correlate(tenants)
+                .scalar_subquery()
+                .label("count"),
+            ).where(tenants.c.id.is_not(None))
+            for status in OPEN_STATUSES
+        ]
+        each = sa.union_all(*counts).subquery()
+        status, count = each.c
+        self.open_counts = self._make(
+            sa.select(status, sa.cast(sa.func.sum(count), sa.BigInteger)).group_by(status)
+        )
 
     def _swept(self, reason: str) -> Any:
         table = executions.c

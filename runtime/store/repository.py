@@ -7,8 +7,9 @@ import msgspec
 
 from runtime.errors import Conflict, ValueRejected
 from runtime.ids import DEFAULT_TENANT
-from runtime.store.journal import GroupCommitJournal
+from runtime.store.journal import CommitObserver, GroupCommitJournal
 from runtime.store.port import (
+    OPEN_STATUSES,
     EventRow,
     ExecutionRow,
     ExecutorRow,
@@ -16,6 +17,7 @@ from runtime.store.port import (
     IdempotencyRecord,
     InboxMessage,
     Journal,
+    Load,
     StoredExecution,
     SweepRow,
     SystemStore,
@@ -42,12 +44,12 @@ _messages = msgspec.json.Decoder(tuple[InboxMessage, ...])
 class SqlStore:
     """One opened SQL database: reads on a few threads, writes on the journal's."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, on_commit: CommitObserver | None = None) -> None:
         self._database = database
         self._queries = Queries(database.dialect)
         self._readers = Readers(database, READ_THREADS)
         self._totals = _Totals()
-        self._writes = GroupCommitJournal(database)
+        self._writes = GroupCommitJournal(database, on_commit)
         self.journal: Journal = self._writes
         self.system: SystemStore = SqlSystemStore(self._queries, self._readers, self._writes)
 
@@ -298,6 +300,19 @@ class SqlSystemStore:
     async def backlog(self) -> int:
         count: int = await self._readers.read(lambda session: session.scalar(self._queries.backlog))
         return count
+
+    async def load(self) -> Load:
+        def measure(session: Session) -> Load:
+            backlog, waited_ms, overdue_ms = session.rows(self._queries.load)[0]
+            statuses = dict(session.rows(self._queries.open_counts))
+            return Load(
+                backlog=backlog,
+                waited_ms=max(0, waited_ms or 0),
+                overdue_ms=max(0, overdue_ms or 0),
+                open={status: statuses.get(status, 0) for status in OPEN_STATUSES},
+            )
+
+        return await self._readers.read(measure)
 
     async def prune(self) -> dict[str, int]:
         return {table: await self._prune(statement) for table, statement in self._queries.prunes.items()}

@@ -6,6 +6,7 @@ That every answer has a documented status and shape is checked by the client of 
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,12 @@ def test_every_operation_says_who_may_call_it_and_what_it_does() -> None:
         assert (operation.get("security") == [{"bearer": []}]) == (operation["x-access"] != "public"), name
         assert operation["description"], name
         assert operation["tags"], name
+
+
+def test_the_document_in_the_repository_is_this_one() -> None:
+    """A change of the API is seen in its diff: ``make openapi`` writes it."""
+    kept = Path(__file__).parents[2] / "docs" / "openapi.json"
+    assert json.loads(kept.read_text("utf-8")) == json.loads(json.dumps(openapi()))
 
 
 TEXTS = {"text/event-stream", "text/plain"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.store import Fence, InboxMessage, Outcome, Store, SweepRow, Turn
+from runtime.store import Fence, InboxMessage, Load, Outcome, Store, SweepRow, Turn
 from runtime.store.limits import DEAD_KEPT_MS, DEAD_SHOWN_MS, MESSAGE_KEPT_MS, MESSAGE_LATE_MS, SILENT_KEPT_MS
 from runtime.store.port import OWNER_GONE_MS
 from tests.conformance.store_cases import FAR, Database, executor, first_turn, next_turn, record
@@ -150,6 +150,29 @@ async def test_the_sweep_finds_what_nobody_drives(database: Database) -> None:
     ]
     assert await store.system.sweep(limit=2) == swept[:2]
     assert await store.system.backlog() == 2
+
+
+async def test_the_load_is_what_waits_whoever_it_belongs_to(store: Store) -> None:
+    assert await store.system.load() == Load(
+        backlog=0, waited_ms=0, overdue_ms=0, open={"running": 0, "paused": 0}
+    )
+    now = await store.system.now()
+    free = {"owner": None, "owner_epoch": 0}
+    for turn in (
+        first_turn("waits", **free, created_at=now - 60_000),
+        first_turn("waits-less", **free, created_at=now - 1_000, tenant_id="other"),
+        first_turn("due", **free, runnable=False, wake_at=now - 5_000, status="paused", created_at=now),
+        first_turn("later", **free, runnable=False, wake_at=FAR, status="paused", tenant_id="third"),
+        first_turn("owned", created_at=now),
+        first_turn("ended", **free, runnable=False, status="completed", tenant_id="fourth"),
+    ):
+        await store.journal.commit(turn)
+
+    load = await store.system.load()
+
+    assert (load.backlog, load.open) == (2, {"running": 3, "paused": 2})
+    assert 60_000 <= load.waited_ms < 90_000
+    assert 5_000 <= load.overdue_ms < 35_000
 
 
 async def test_a_swept_row_says_where_it_may_run(store: Store) -> None:
