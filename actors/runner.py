@@ -11,10 +11,10 @@ from runtime.errors import ValueRejected
 from runtime.graph import HttpNode, JoinNode, ModelNode, PythonFnNode
 from runtime.net.egress import Egress
 from runtime.net.policy import EgressPolicy
-from runtime.nodes.http import HttpExecutor, HttpFailed
+from runtime.nodes.failure import CallFailed
+from runtime.nodes.http import HttpExecutor
 from runtime.nodes.models.endpoint import Endpoints
 from runtime.nodes.models.executor import ModelExecutor
-from runtime.nodes.models.port import ModelError
 from runtime.nodes.models.prices import Prices
 from runtime.signals import NodeErrored, NodeSucceeded
 
@@ -22,13 +22,8 @@ OnToken = Callable[[str, int, str], None]
 """Gets a piece of a model's answer as it comes: the call's key, the attempt, the text."""
 
 
-class FunctionFailed(Exception):
-    """A Python function's failure, with its retry class."""
-
-    def __init__(self, message: str, error_class: str, *, retryable: bool | None = None) -> None:
-        super().__init__(message)
-        self.error_class = error_class
-        self.retryable = retryable
+class FunctionFailed(CallFailed):
+    """A Python function's failure."""
 
 
 class FunctionCaller(Protocol):
@@ -95,7 +90,7 @@ class Runner:
         began = time.monotonic()
         try:
             fields = await self._run(effect, tenant_id)
-        except (HttpFailed, ModelError) as error:
+        except CallFailed as error:
             return _errored(
                 effect,
                 began,
@@ -104,8 +99,6 @@ class Runner:
                 retryable=error.retryable,
                 retry_after_ms=error.retry_after_ms,
             )
-        except FunctionFailed as error:
-            return _errored(effect, began, str(error), error.error_class, retryable=error.retryable)
         except ValueRejected as error:
             return _errored(effect, began, error.detail, "value_rejected", retryable=False)
         return NodeSucceeded(

@@ -15,6 +15,7 @@ from runtime.net.egress import Answer, Egress, parse_url
 from runtime.net.errors import EgressError
 from runtime.net.secrets import Secrets
 from runtime.net.status import retry_after_ms, status_class
+from runtime.nodes.failure import CallFailed
 
 REDIRECTS_MAX = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -22,16 +23,8 @@ _SAFE = ("GET", "HEAD")
 _ERROR_TEXT_MAX = 300
 
 
-class HttpFailed(Exception):
+class HttpFailed(CallFailed):
     """The exchange failed, or its status is not one of those that count as success."""
-
-    def __init__(
-        self, message: str, error_class: str, *, retryable: bool | None = None, retry_after_ms: int = 0
-    ) -> None:
-        super().__init__(message)
-        self.error_class = error_class
-        self.retryable = retryable
-        self.retry_after_ms = retry_after_ms
 
 
 class HttpExecutor:

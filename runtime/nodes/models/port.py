@@ -6,6 +6,8 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
+from runtime.nodes.failure import CallFailed
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """Tokens, as a provider counts them."""
 OnToken = Callable[[str], None]
@@ -53,16 +55,8 @@ class ModelAnswer:
     output_tokens: int | None = None
 
 
-class ModelError(Exception):
-    """A provider's failure, with its retry class. ``retryable`` None leaves it to the retry policy."""
-
-    def __init__(
-        self, message: str, error_class: str, *, retryable: bool | None = None, retry_after_ms: int = 0
-    ) -> None:
-        super().__init__(message)
-        self.error_class = error_class
-        self.retryable = retryable
-        self.retry_after_ms = retry_after_ms
+class ModelError(CallFailed):
+    """A provider's failure: no answer came, or none that serves."""
 
 
 class Provider(Protocol):
