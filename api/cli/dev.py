@@ -95,7 +95,7 @@ def run_installation(settings: "Settings") -> None:
 
     require_safe_bind(settings)
     try:
-        asyncio.run(launch(with_absolute_database(settings), say=note, show=note, on_ready=on_ready))
+        asyncio.run(launch(with_absolute_database(settings), say=note, show=_show, on_ready=on_ready))
     except LaunchFailed as error:
         raise CliError(error.detail, EXIT_FAILED) from None
     except JamjetError as error:
@@ -110,6 +110,14 @@ def _announce(running: "Running") -> None:
         write_dev_server(DevServer(running.url, os.getpid(), running.logs))
     except OSError as error:
         note(f"warning: other commands will need --url: {DEV_FILE} cannot be written ({error.strerror})")
+
+
+def _show(line: str) -> None:
+    """A line of the installation's processes, for the person at the terminal."""
+    from api.launch.relay import record_of
+
+    record = record_of(line)
+    note(line if record is None else f"{record.get('process', '-')}: {record['event']}")
 
 
 def require_safe_bind(settings: "Settings") -> None:

@@ -6,11 +6,13 @@ current folder, or the file that JAMJET_CONFIG names. It logs to stderr and
 ends within 4 seconds of SIGTERM.
 """
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
 from api.cli.dev import in_this_folder, require_safe_bind
 from api.cli.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CliError
+from api.cli.output import note
 
 if TYPE_CHECKING:
     from api.launch.launcher import Running
@@ -25,6 +27,7 @@ def main() -> int:
     from api.cli.config_file import load_project
     from api.launch.launcher import LaunchFailed, launch, with_absolute_database
     from api.launch.logs import configure_logs, level_of
+    from api.launch.relay import record_of
     from runtime.errors import JamjetError
 
     log = structlog.get_logger("jamjet.server")
@@ -33,7 +36,12 @@ def main() -> int:
         log.info("ready", url=running.url, docs=f"{running.url}/docs", logs=str(running.logs))
 
     def show(line: str) -> None:
-        log.info("output", line=line)
+        record = record_of(line)
+        if record is None:
+            log.info("output", line=line)
+        else:
+            # It is such a line as ours are, with its own time and level.
+            note(json.dumps(record))
 
     try:
         warnings: list[str] = []

@@ -1,9 +1,11 @@
 """What the instance's processes print: kept for the case of failure, and passed on while they serve."""
 
 import asyncio
+import json
 import re
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 _KEPT_LINES = 15
 _READ_BYTES = 65_536
@@ -11,6 +13,21 @@ _LINE_MAX_BYTES = 1_048_576
 _NOT_SHOWN = "(raylet) A worker died or was killed"
 """Ray explains it in a thousand characters; that the process is gone and replaced is told by our own."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+_OURS = re.compile(r"\(\S+ pid=\d+[^)]*\) (\{.*\})")
+
+
+def record_of(line: str) -> dict[str, Any] | None:
+    """The fields of a line that one of our own processes logged, as Ray passes it on; None for any other."""
+    match = _OURS.fullmatch(line)
+    if match is None:
+        return None
+    try:
+        record = json.loads(match[1])
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "event" in record else None
 
 
 class Relay:

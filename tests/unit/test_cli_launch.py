@@ -12,6 +12,7 @@ from api.launch import haproxy, ports, watchdog
 from api.launch.environment import PORTS, ray_environment, write_haproxy
 from api.launch.logs import level_of
 from api.launch.modules import modules_of
+from api.launch.relay import record_of
 from runtime.errors import BadRequest, Unavailable
 
 SERVE_CONFIG = """\
@@ -242,3 +243,19 @@ def start_watchdog(folder: Path) -> "subprocess.Popen[str]":
 )
 def test_log_levels_are_read_from_either_variable(text: str, level: int) -> None:
     assert level_of(text) == level
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        ('(ExecutionActor pid=12) {"event": "taken over", "level": "warning"}', "taken over"),
+        ('(Supervisor pid=12, ip=10.0.0.1) {"event": "e"}', "e"),
+        ('{"event": "not through Ray"}', None),
+        ('(ExecutionActor pid=12) {"no": "event"}', None),
+        ("(ExecutionActor pid=12) {broken}", None),
+        ("(raylet) text", None),
+    ],
+)
+def test_a_line_of_our_own_processes_is_known(line: str, event: str | None) -> None:
+    record = record_of(line)
+    assert (None if record is None else record["event"]) == event
