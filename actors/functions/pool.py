@@ -3,8 +3,8 @@
 A worker whose sync call has outlived its timeout or its caller is *tainted*: it takes no new call and
 is killed when its other calls are done, or after ``TAINTED_S``. Calls that are cut short by a kill of
 ours, or because their worker's host has ended, are repeated. When a worker dies by itself, one of its
-calls may be why: each is repeated alone in a quarantine worker, and one that ends that too fails with
-``worker_crashed``. A repeated call keeps its key.
+calls may be why: each is repeated alone in a process, a few at once, and one that ends that too fails
+with ``worker_crashed``. A repeated call keeps its key.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ CLOSE_S = 5.0
 """How long ``close`` waits for a host that does not answer."""
 EVICTIONS_MAX = 2
 """How often a call is repeated among others when it was not to blame; then it is repeated alone."""
+QUARANTINE_MAX = 4
+"""How many suspects run at once, each in a process of its own: of long calls many may be cut short by one."""
 LOSSES_MAX = 20
 """How many workers may be lost under a call that was never sent."""
 
@@ -47,14 +49,15 @@ class FunctionPool:
     def __init__(self, host: FunctionHost) -> None:
         self._host = host
         self._current: _Worker | None = None
-        self._quarantine: _Worker | None = None
+        self._quarantine: list[_Worker] = []
+        """Those that wait for a suspect."""
         self._workers: set[_Worker] = set()
         self._running: dict[str, set[asyncio.Task[Any]]] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[_Worker] | None = None
-        self._alone = asyncio.Lock()
-        self._alone_waiting = 0
+        self._quarantine_places = asyncio.Semaphore(QUARANTINE_MAX)
+        self._suspects = 0
         self._closed = False
 
     async def start(self) -> None:
@@ -141,22 +144,36 @@ class FunctionPool:
         return (await self._worker()).child.host_life == worker.child.host_life
 
     async def _run_alone(self, call: FunctionCall, timeout_ms: int | None) -> FunctionResult:
-        """Repeat a call where it can hurt no other."""
-        self._alone_waiting += 1
+        """Repeat a call where it can hurt no other: in a process that runs nothing else meanwhile."""
+        self._suspects += 1
         try:
-            async with self._alone:
+            async with self._quarantine_places:
                 for _ in range(LOSSES_MAX):
-                    worker = await self._quarantine_worker()
+                    worker = self._quarantine.pop() if self._quarantine else await self._spawn()
                     try:
-                        return await worker.client.call(call, timeout_ms)
+                        result = await worker.client.call(call, timeout_ms)
                     except WorkerLost as lost:
                         if lost.sent and not self._closed:
                             return failure("worker_crashed", _crash(call))
+                    except asyncio.CancelledError:
+                        self._taint(worker)
+                        raise
+                    else:
+                        self._released(worker, result)
+                        return result
                 raise Unavailable(f"no process for functions lived long enough to run {call.function!r}")
         finally:
-            self._alone_waiting -= 1
-            if not self._alone_waiting and self._quarantine is not None:
-                self._taint(self._quarantine)
+            self._suspects -= 1
+            if not self._suspects:
+                for worker in list(self._quarantine):
+                    self._taint(worker)
+
+    def _released(self, worker: _Worker, result: FunctionResult) -> None:
+        """The worker may serve the next suspect, unless this one may still be running in it."""
+        if result.error_class in ("timeout", "cancelled"):
+            self._taint(worker)
+        elif not worker.tainted and not worker.gone:
+            self._quarantine.append(worker)
 
     # --- workers
 
@@ -179,11 +196,6 @@ class FunctionPool:
         # Asking for the exception marks it as seen, also when all who waited have left.
         if not task.cancelled() and task.exception() is None and not task.result().gone:
             self._current = task.result()
-
-    async def _quarantine_worker(self) -> _Worker:
-        if self._quarantine is None:
-            self._quarantine = await self._spawn()
-        return self._quarantine
 
     async def _spawn(self) -> _Worker:
         """A new worker, connected."""
@@ -237,8 +249,8 @@ class FunctionPool:
     def _withdraw(self, worker: _Worker) -> None:
         if self._current is worker:
             self._current = None
-        if self._quarantine is worker:
-            self._quarantine = None
+        if worker in self._quarantine:
+            self._quarantine.remove(worker)
 
     async def _kill(self, worker: _Worker) -> None:
         # A host that cannot be reached has ended, and its children with it.

@@ -309,17 +309,35 @@ async def test_a_crash_that_does_not_repeat_is_no_failure(pool: FunctionPool, ma
 
 
 async def test_kill_9_of_the_child_in_mid_call(pool: FunctionPool, host: LocalHost, marks: Marks) -> None:
-    running = [asyncio.create_task(pool.run(call(marks, "keep", f"keep{n}"))) for n in range(3)]
-    (old, *_) = await marks.wait("keep*", 3)
+    running = [asyncio.create_task(pool.run(call(marks, "keep", f"keep{n}"))) for n in range(6)]
+    (old, *_) = await marks.wait("keep*", 6)
     os.kill(old, signal.SIGKILL)
     await until_ended(host, old)
     assert await pid_of(pool, marks) != old
+    # Each suspect has a process to itself; those beyond the first few wait for one.
+    await marks.wait("keep*", 6 + pool_module.QUARANTINE_MAX)
+    assert len(set(marks.pids("keep*")) - {old}) == pool_module.QUARANTINE_MAX
     marks.release()
     results = await asyncio.gather(*running)
-    assert [result.patch["key"] for result in results if result.patch] == [f"key-keep{n}" for n in range(3)]
-    # One at a time, in one quarantine worker.
-    assert len({result.patch["pid"] for result in results if result.patch}) == 1
-    await until_ended(host, results[0].patch["pid"] if results[0].patch else 0)
+    assert [result.patch["key"] for result in results if result.patch] == [f"key-keep{n}" for n in range(6)]
+    quarantine = {result.patch["pid"] for result in results if result.patch}
+    assert len(quarantine) <= pool_module.QUARANTINE_MAX
+    for pid in quarantine:
+        await until_ended(host, pid)
+
+
+async def test_a_suspect_that_is_cancelled_leaves_no_process_behind(
+    pool: FunctionPool, host: LocalHost, marks: Marks
+) -> None:
+    running = [asyncio.create_task(pool.run(call(marks, "hang", f"hang{n}"))) for n in range(2)]
+    (old, *_) = await marks.wait("hang*", 2)
+    os.kill(old, signal.SIGKILL)
+    await marks.wait("hang*", 4)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    # The worker for new calls is the only one left.
+    await eventually(lambda: len(host.children()) == 1)
 
 
 async def test_a_timeout_in_quarantine(pool: FunctionPool, marks: Marks) -> None:
