@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -38,12 +41,17 @@ def warn(text: str) -> None:
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows as a table: drawn by rich on a terminal, plain aligned columns elsewhere."""
+    """Rows as a table: drawn by rich on a terminal that is wide enough, plain aligned columns elsewhere."""
     cells = [[cell(row.get(column)) for column in columns] for row in rows]
-    if sys.stdout.isatty():
-        _print_drawn(columns, cells)
-    else:
+    if not sys.stdout.isatty():
         _print_plain(columns, cells)
+        return
+    short = [[_short_time(text) for text in row] for row in cells]
+    # Where the terminal breaks a line, what is to be copied is still in one piece; rich would cut it up.
+    if _drawn_width(columns, short) > shutil.get_terminal_size().columns:
+        _print_plain(columns, short)
+    else:
+        _print_drawn(columns, short)
 
 
 def cell(value: Any) -> str:
@@ -55,10 +63,17 @@ def cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+
+def _drawn_width(columns: Sequence[str], cells: list[list[str]]) -> int:
+    return sum(_widths(columns, cells)) + _BETWEEN_DRAWN * len(columns)
+
+
 def _print_plain(columns: Sequence[str], cells: list[list[str]]) -> None:
-    table = [[column.upper() for column in columns], *cells]
-    widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
-    for row in table:
+    widths = _widths(columns, cells)
+    for row in ([column.upper() for column in columns], *cells):
         print_line("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -70,13 +85,23 @@ def _print_drawn(columns: Sequence[str], cells: list[list[str]]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        # What is copied must stand in one piece.
-        table.add_column(column, overflow="fold", no_wrap=column.endswith(("id", "name")))
+        table.add_column(column, no_wrap=True)
     for row in cells:
-        table.add_row(*(Text(text) for text in row))
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
+def _short_time(text: str) -> str:
+    """A time of the API as a person wants it in a narrow table: local, of today only the hour."""
+    if not _TIME.fullmatch(text):
+        return text
+    then = datetime.fromisoformat(text).astimezone()
+    is_today = then.date() == datetime.now(UTC).astimezone().date()
+    return then.strftime("%H:%M:%S" if is_today else "%Y-%m-%d")
+
+
+_BETWEEN_DRAWN = 3
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _COLOURS = {"dim": 2, "red": 31, "green": 32, "yellow": 33}
 
 

@@ -190,7 +190,7 @@ def test_a_killed_replica_is_seen_as_json_503_at_most(start: Callable[..., Serve
 def test_the_server_command_takes_variables_only_and_ends_on_sigterm(start: Callable[..., Server]) -> None:
     port = free_port()
     server = start(
-        free_port(), "jamjet-server", '"event": "ready"', JAMJET_PORT="", PORT=str(port), JAMJET_DEV_MODE="1"
+        free_port(), "jamjet-server", '"event":"ready"', JAMJET_PORT="", PORT=str(port), JAMJET_DEV_MODE="1"
     )
     server.url = f"http://127.0.0.1:{port}"
 

@@ -7,12 +7,13 @@ import socket
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from api.cli import main as cli
-from api.cli.output import paint
+from api.cli.output import paint, print_rows
 
 HEAVY = ("ray", "fastapi", "sqlalchemy", "httpx2", "rich", "pydantic", "structlog")
 
@@ -222,3 +223,25 @@ def processor_s(arguments: list[str], environ: dict[str, str]) -> float:
     subprocess.run([JAMJET, *arguments], env={**os.environ, **environ}, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_what_a_table_shows_stands_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    now = datetime.now(UTC)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    row = {
+        "execution_id": f"exec_{'a' * 32}",
+        "workflow_id": "a-workflow-with-a-name",
+        "status": "completed",
+        "created_at": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "completed_at": "2026-01-02T12:00:00.000Z",
+    }
+    print_rows([row], tuple(row))
+    lines = capsys.readouterr().out.splitlines()
+    shown = next(line for line in lines if "exec_" in line)
+    local = now.astimezone().strftime("%H:%M:%S")
+    assert shown.split() == [row["execution_id"], row["workflow_id"], "completed", local, "2026-01-02"]
+    assert any("─" in line for line in lines) == (columns == 120), "drawn where there is room"
