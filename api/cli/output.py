@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -47,11 +46,8 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Non
         _print_plain(columns, cells)
         return
     short = [[_short_time(text) for text in row] for row in cells]
-    # Where the terminal breaks a line, what is to be copied is still in one piece; rich would cut it up.
-    if _drawn_width(columns, short) > shutil.get_terminal_size().columns:
+    if not _print_drawn(columns, short):
         _print_plain(columns, short)
-    else:
-        _print_drawn(columns, short)
 
 
 def cell(value: Any) -> str:
@@ -67,28 +63,32 @@ def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:
     return [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
 
 
-def _drawn_width(columns: Sequence[str], cells: list[list[str]]) -> int:
-    return sum(_widths(columns, cells)) + _BETWEEN_DRAWN * len(columns)
-
-
 def _print_plain(columns: Sequence[str], cells: list[list[str]]) -> None:
     widths = _widths(columns, cells)
     for row in ([column.upper() for column in columns], *cells):
         print_line("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _print_drawn(columns: Sequence[str], cells: list[list[str]]) -> None:
+def _print_drawn(columns: Sequence[str], cells: list[list[str]]) -> bool:
+    """Draw the table; False if the terminal is too narrow for it.
+
+    A terminal breaks a line that is too long, and what is to be copied stays in one piece; rich would cut it.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    if sum(_widths(columns, cells)) + _BETWEEN_DRAWN * len(columns) > console.width:
+        return False
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in cells:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console.print(table)
+    return True
 
 
 def _short_time(text: str) -> str:
