@@ -152,6 +152,8 @@ def parse_url(url: str) -> httpx2.URL:
         raise EgressError(f"not a url: {error}", "bad_url") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise EgressError("the url must begin with http:// or https:// and name a host", "bad_url")
+    if parsed.port is not None and not 0 < parsed.port < 2**16:
+        raise EgressError("the url's port must be from 1 to 65535", "bad_url")
     if parsed.userinfo:
         raise EgressError("the url must not have a user name or password in it", "bad_url")
     return parsed
@@ -223,6 +225,7 @@ def _opened(response: httpcore2.Response) -> OpenAnswer:
         async for part in response.aiter_stream():
             for decoded in decoder.feed(part):
                 yield decoded
+        decoder.end()
 
     return OpenAnswer(response.status, headers, read)
 
@@ -238,27 +241,46 @@ class _Decoder:
             raise EgressError(
                 f"the answer has the content encoding {shown!r}, which was not asked for", "io_error"
             )
-        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding not in ("identity", "") else None
+        self._is_compressed = encoding not in ("identity", "")
+        self._inflate: Any = None
         self._bytes_max = bytes_max
         self._left = bytes_max
+        self._encoded_left = 2 * bytes_max
+        """What is compressed may outgrow what it decodes to, but only a little, where it is flushed often."""
 
     def feed(self, data: bytes) -> Iterable[bytes]:
-        if self._inflate is None:
+        if not self._is_compressed:
             yield self._counted(data)
             return
+        self._encoded_left -= len(data)
+        if self._encoded_left < 0:
+            raise self._too_large()
         while data:
+            # Several compressed bodies one behind the other are one body.
+            if self._inflate is None or self._inflate.eof:
+                self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
             try:
                 part = self._inflate.decompress(data, self._PART_MAX)
             except zlib.error as error:
                 raise EgressError(f"the answer's body is damaged: {error}", "io_error") from error
-            data = self._inflate.unconsumed_tail
+            data = self._inflate.unconsumed_tail or self._inflate.unused_data
             if part:
                 yield self._counted(part)
-            elif self._inflate.eof:
-                return
+
+    def end(self) -> None:
+        """No more will come.
+
+        Raises:
+            EgressError: more should have.
+        """
+        if self._inflate is not None and not self._inflate.eof:
+            raise EgressError("the answer's compressed body ends too early", "io_error")
 
     def _counted(self, part: bytes) -> bytes:
         self._left -= len(part)
         if self._left < 0:
-            raise EgressError(f"the answer is larger than {self._bytes_max} bytes", "too_large")
+            raise self._too_large()
         return part
+
+    def _too_large(self) -> EgressError:
+        return EgressError(f"the answer is larger than {self._bytes_max} bytes", "too_large")

@@ -295,6 +295,48 @@ async def test_damaged_bytes_are_refused(near: Egress) -> None:
             await near.request("GET", server.url, timeout_s=5)
 
 
+async def test_a_compressed_body_of_several_members_is_whole(near: Egress) -> None:
+    body = gzip.compress(b"first ") + gzip.compress(b"second")
+    async with http_server(reply(200, body, content_encoding="gzip")) as server:
+        answer = await near.request("GET", server.url, timeout_s=5)
+    assert answer.body == b"first second"
+
+
+@pytest.mark.parametrize("kept", [5, 20, -1])
+async def test_a_compressed_body_that_ends_too_early_is_refused(near: Egress, kept: int) -> None:
+    body = gzip.compress(bytes(range(256)))[:kept]
+    async with http_server(reply(200, body, content_encoding="gzip")) as server:
+        with pytest.raises(EgressError, match="ends too early") as failed:
+            await near.request("GET", server.url, timeout_s=5)
+    assert failed.value.error_class == "io_error"
+
+
+async def test_an_endless_body_that_decodes_to_nothing_is_cut(near: Egress) -> None:
+    async def endless(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+        while True:
+            writer.write(gzip.compress(b"") * 100)
+            await writer.drain()
+
+    async with http_server(endless) as server:
+        with pytest.raises(EgressError, match="larger than 10000 bytes") as failed:
+            await near.request("GET", server.url, timeout_s=5, bytes_max=10_000)
+    assert failed.value.error_class == "too_large"
+
+
+async def test_no_body_needs_no_decoding(near: Egress) -> None:
+    async with http_server(reply(200, b"", content_encoding="gzip")) as server:
+        answer = await near.request("HEAD", server.url, timeout_s=5)
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "-1"])
+async def test_a_port_that_is_none_is_refused(near: Egress, port: str) -> None:
+    with pytest.raises(EgressError) as failed:
+        await near.request("GET", f"http://127.0.0.1:{port}/", timeout_s=5)
+    assert failed.value.error_class == "bad_url"
+
+
 async def test_an_endless_body_is_cut_at_its_limit(near: Egress) -> None:
     async def endless(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
