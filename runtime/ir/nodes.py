@@ -17,6 +17,7 @@ from runtime.graph import (
     RetryPolicy,
     WaitNode,
 )
+from runtime.headers import header_name_problem
 from runtime.ir.checks import Checks
 from runtime.ir.models import (
     BUILT_IN_RETRIES,
@@ -167,6 +168,10 @@ class NodeBuilder:
         for place, value in parts.items():
             sends = place in ("headers", "query")
             self._checks.template(node_id, place, value, may_send_secrets=sends)
+        for name in kind.headers:
+            problem = header_name_problem(name)
+            if problem is not None:
+                self._report.at_node(node_id, problem)
         timeout = self._call_timeout(kind)
         return HttpNode(
             **self._common(node_id, kind),

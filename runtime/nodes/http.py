@@ -1,5 +1,6 @@
 """The executor of ``http`` nodes: one exchange with the outside, its failure named for the retry policy."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ import orjson
 from runtime import jsonvalue
 from runtime.errors import ValueRejected
 from runtime.graph import HttpNode
+from runtime.headers import header_name_problem
 from runtime.jsonvalue import JsonValue
 from runtime.net.egress import Answer, Egress, parse_url
 from runtime.net.errors import EgressError
@@ -51,7 +53,8 @@ class HttpExecutor:
             answer = await self._exchange(node, rendered, key)
         except EgressError as error:
             never = error.error_class in ("address_refused", "bad_url", "too_large", "secret_refused")
-            raise HttpFailed(str(error), error.error_class, retryable=False if never else None) from error
+            said = self._secrets.withheld(str(error).encode("utf-8", "replace")).decode()
+            raise HttpFailed(said, error.error_class, retryable=False if never else None) from error
         answer = self._withheld(answer)
         if not node.accepts(answer.status):
             raise _refused(node.method, answer)
@@ -59,10 +62,12 @@ class HttpExecutor:
 
     def _withheld(self, answer: Answer) -> Answer:
         """The answer without secrets: some services tell their callers what they were sent."""
-        headers = {name: self._secrets.withheld(value) for name, value in answer.headers.items()}
-        # As latin-1 every byte is a character, whatever the body is.
-        body = self._secrets.withheld(answer.body.decode("latin-1")).encode("latin-1")
-        return Answer(answer.status, headers, body)
+        headers = {
+            # As Latin-1 every byte is a character.
+            name: self._secrets.withheld(value.encode("latin-1")).decode("latin-1")
+            for name, value in answer.headers.items()
+        }
+        return Answer(answer.status, headers, self._secrets.withheld(answer.body))
 
     async def _exchange(self, node: HttpNode, rendered: Mapping[str, Any], key: str) -> Answer:
         url = parse_url(_text(rendered["url"]))
@@ -71,15 +76,22 @@ class HttpExecutor:
         if query:
             url = url.copy_with(query="&".join(filter(None, (url.query.decode(), query))).encode())
         content = self._content(rendered.get("body"), headers)
+        timeout_s = None if node.timeout_ms is None else node.timeout_ms / 1_000
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._followed(node.method, url, headers, content)
+        except TimeoutError as error:
+            raise EgressError(f"{url.host} did not answer in time", "timeout") from error
+
+    async def _followed(
+        self, method: str, url: httpx2.URL, headers: dict[str, str], content: bytes
+    ) -> Answer:
+        """The answer behind all redirects."""
         for _ in range(REDIRECTS_MAX + 1):
             answer = await self._egress.request(
-                node.method,
-                str(url),
-                headers=headers,
-                content=content,
-                timeout_s=None if node.timeout_ms is None else node.timeout_ms / 1_000,
+                method, str(url), headers=headers, content=content, timeout_s=None
             )
-            onward = _redirected(node.method, url, answer)
+            onward = _redirected(method, url, answer)
             if onward is None:
                 return answer
             if onward.host != url.host or onward.scheme != url.scheme or onward.port != url.port:
@@ -90,12 +102,15 @@ class HttpExecutor:
 
     def _headers(self, node: HttpNode, rendered: Mapping[str, Any], key: str, host: str) -> dict[str, str]:
         given = rendered.get("headers") or {}
-        headers = {name: self._secrets.expand(_text(value), host) for name, value in given.items()}
+        headers = {
+            name: self._secrets.expand(_text(value), host).strip(" \t") for name, value in given.items()
+        }
         for name, value in headers.items():
-            if not (name.isascii() and name.isprintable()) or any(char in value for char in "\r\n\0"):
-                raise HttpFailed(
-                    f"header {name!r} has characters that no header may have", "bad_header", retryable=False
-                )
+            problem = header_name_problem(name)
+            if problem is None and any(char in value for char in "\r\n\0"):
+                problem = f"header {name!r} has characters that no header may have"
+            if problem is not None:
+                raise HttpFailed(problem, "bad_header", retryable=False)
         names = {name.lower() for name in headers}
         if node.method not in _SAFE and "idempotency-key" not in names:
             headers["Idempotency-Key"] = key

@@ -82,6 +82,8 @@ nodes:
         ({"accept_status": ["6xx"]}, "accept_status: must be statuses such as 200"),
         ({"accept_status": []}, "accept_status: must be statuses such as 200"),
         ({"response": "half"}, "response"),
+        ({"headers": {"Host": "other.example"}}, "header 'Host' is set by the server: leave it out"),
+        ({"headers": {"A B": "x"}}, "header 'A B' has characters that no header may have"),
     ],
 )
 def test_what_is_wrong_is_said_at_registration(kind: dict[str, Any], sentence: str) -> None:
@@ -196,6 +198,26 @@ async def test_a_header_cannot_smuggle_another(executor: HttpExecutor, header: d
         assert server.asked == []
 
 
+@pytest.mark.parametrize(
+    "name", ["Host", "content-length", "Transfer-Encoding", "Connection", "A B", "A:", ""]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_header_cannot_say_where_the_request_goes_or_ends(
+    executor: HttpExecutor, method: str, name: str
+) -> None:
+    async with http_server(reply(200)) as server:
+        with pytest.raises(HttpFailed) as failed:
+            await run(executor, server, method=method, headers={name: "1"})
+        assert (failed.value.error_class, failed.value.retryable) == ("bad_header", False)
+        assert server.asked == []
+
+
+async def test_blanks_around_a_headers_value_mean_nothing(executor: HttpExecutor) -> None:
+    async with http_server(reply(200)) as server:
+        await run(executor, server, headers={"A": " x y\t"})
+        assert server.asked[0].headers["a"] == "x y"
+
+
 @pytest.mark.parametrize("entry", ["TOKEN", "@host", "A B@host", "TOKEN@", "TOKEN@|"])
 def test_a_secret_needs_its_hosts(entry: str) -> None:
     with pytest.raises(BadRequest):
@@ -225,6 +247,45 @@ async def test_a_secret_that_comes_back_is_withheld(executor: HttpExecutor, stat
         with pytest.raises(HttpFailed) as failed:
             await run(executor, server, headers=headers)
         assert "Bearer ${TOKEN}" in str(failed.value)
+        assert "s3cret" not in str(failed.value)
+
+
+async def echo(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    writer.write(response(200, {"path": asked.path, "header": asked.headers.get("a")}))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["s3cret ", "s3cret\n", "pässwörd", "s3/cr+t?&= x", 'qu"ote\\d', "snow\u2603man"],
+)
+@pytest.mark.parametrize("place", ["headers", "query"])
+async def test_a_secret_is_withheld_however_it_is_written(secret: str, place: str) -> None:
+    """Services repeat a request's URL as it was sent, and headers within JSON."""
+    egress = Egress(EgressPolicy.parse(["127.0.0.0/8"]))
+    executor = HttpExecutor(egress, Secrets.parse(["TOKEN@127.0.0.1"], {"TOKEN": secret}))
+    async with http_server(echo) as server:
+        said = await run(executor, server, **{place: {"a": "x${TOKEN}y"}})
+    await egress.close()
+    if place == "query":
+        assert said["path"] == "/?a=x${TOKEN}y"
+    else:
+        assert said["header"] == "x${TOKEN}y"
+
+
+async def test_a_secret_that_begins_like_another_is_withheld_whole() -> None:
+    environ = {"SHORT": "abcdef", "LONG": "abcdefGHIJK"}
+    egress = Egress(EgressPolicy.parse(["127.0.0.0/8"]))
+    executor = HttpExecutor(egress, Secrets.parse(["SHORT@127.0.0.1", "LONG@127.0.0.1"], environ))
+    async with http_server(echo) as server:
+        said = await run(executor, server, headers={"a": "${LONG}"})
+    await egress.close()
+    assert said["header"] == "${LONG}"
+
+
+async def test_a_secret_in_a_redirect_stands_in_no_error(executor: HttpExecutor) -> None:
+    async with http_server(reply(302, location="http://s3cret.invalid/")) as server:
+        with pytest.raises(HttpFailed) as failed:
+            await run(executor, server)
         assert "s3cret" not in str(failed.value)
 
 
@@ -306,6 +367,18 @@ async def test_a_timeout(executor: HttpExecutor) -> None:
         assert failed.value.error_class == "timeout"
 
 
+async def test_a_timeout_is_for_all_redirects_together(executor: HttpExecutor) -> None:
+    async def slowly(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+        writer.write(response(302, location="/on"))
+
+    async with http_server(slowly) as server:
+        with pytest.raises(HttpFailed) as failed:
+            await run(executor, server, timeout_ms=250)
+        assert failed.value.error_class == "timeout"
+        assert len(server.asked) == 2
+
+
 def test_classes_of_statuses() -> None:
     assert [status_class(status) for status in (400, 401, 409, 425, 500, 502, 504)] == [
         *["client_error"] * 4,
@@ -320,3 +393,20 @@ def test_classes_of_statuses() -> None:
 )
 def test_retry_after(text: str, ms: int) -> None:
     assert retry_after_ms({"retry-after": text}) == ms
+
+
+@pytest.mark.parametrize(
+    ("date", "ms"),
+    [
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 30_000),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0),
+        ("Thu, 21 Oct 2027 07:28:00 GMT", 3_600_000),
+        ("Wed, 21 Oct 2026 07:28:00", 0),
+        ("Wed, 99 Oct 2026 07:28:00 GMT", 0),
+    ],
+)
+def test_retry_after_a_date(date: str, ms: int) -> None:
+    """By the clock of the server that says it."""
+    assert retry_after_ms({"retry-after": date, "date": "Wed, 21 Oct 2026 07:27:30 GMT"}) == ms
+    assert retry_after_ms({"retry-after": date}) == 0
+    assert retry_after_ms({"retry-after": date, "date": "today"}) == 0
