@@ -129,6 +129,18 @@ async def test_a_key_that_the_server_repeats_is_not_told(provider: str) -> None:
     assert error.error_class == "bad_answer"
 
 
+@pytest.mark.parametrize("before", [80, 90, 480, 490, 510, 530])
+async def test_a_key_is_not_told_where_words_are_cut(before: int) -> None:
+    said = "x" * before + KEY
+    for handler in (
+        reply(401, {"error": {"message": said}}),
+        reply(500, said),
+        streamed(sse({"error": {"message": said}})),
+        streamed(sse(said)),
+    ):
+        assert KEY[:8] not in str(await failure("openai", handler))
+
+
 async def test_a_key_that_the_answer_repeats_is_not_told() -> None:
     async with (
         http_server(streamed(openai(f"It is {KEY}"))) as server,

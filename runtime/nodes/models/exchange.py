@@ -20,6 +20,9 @@ from runtime.nodes.models.port import ModelError
 STREAM_BYTES_MAX = 64 * 1024 * 1024
 """Of a whole stream: each few letters of an answer come in a frame of their own."""
 _REFUSAL_BYTES_MAX = 64 * 1024
+_ERROR_CHARS_MAX = 550
+"""Of an error with the provider's own words. Cut after the key is taken out, lest a part of it stay."""
+_FRAME_SHOWN_CHARS = 100
 _DRAIN_S = 0.2
 _BROKEN = (EgressError, httpcore2.NetworkError, httpcore2.ProtocolError)
 """What reading a body may raise."""
@@ -65,7 +68,7 @@ async def converse(
         never = False if error.error_class in _NEVER else None
         raise ModelError(endpoint.hidden(str(error)), error.error_class, retryable=never) from error
     except ModelError as error:
-        error.args = (endpoint.hidden(str(error)),)
+        error.args = (endpoint.hidden(str(error))[:_ERROR_CHARS_MAX],)
         raise
 
 
@@ -112,7 +115,7 @@ def _take(endpoint: Endpoint, frame: bytes, reader: Reader) -> None:
         # Not orjson: it refuses halves of surrogate pairs, which some servers send.
         reader.read(json.loads(frame))
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        shown = frame[:100].decode("utf-8", "replace")
+        shown = endpoint.hidden(frame.decode("utf-8", "replace"))[:_FRAME_SHOWN_CHARS]
         raise ModelError(
             f"{endpoint.provider} sent what is not part of an answer: {shown!r}", "bad_answer"
         ) from error

@@ -7,9 +7,6 @@ from typing import Any
 from runtime.net.status import bounded_ms, retry_after_ms, status_class
 from runtime.nodes.models.port import ModelError
 
-_SAID_MAX = 500
-"""Characters of a provider's own words in an error."""
-
 _CLASSES = {
     "rate_limit_error": "rate_limit",
     "rate_limit_exceeded": "rate_limit",
@@ -37,7 +34,7 @@ def of_status(provider: str, status: int, headers: Mapping[str, str], body: byte
     document = _parsed(body)
     problem = _problem(document)
     error_class = "auth" if status in (401, 403) or _bad_key(problem) else status_class(status)
-    said = said_in(document) or body[:_SAID_MAX].decode("utf-8", "replace").strip()
+    said = said_in(document) or body.decode("utf-8", "replace").strip()
     return ModelError(
         f"{provider} answered {status}" + (f": {said}" if said else ""),
         error_class,
@@ -73,7 +70,7 @@ def said_in(document: Any) -> str:
     error = document.get("error")
     inner = error.get("message") if isinstance(error, dict) else error
     said = next((text for text in (inner, document.get("message"), document.get("detail")) if text), "")
-    return (said if isinstance(said, str) else json.dumps(said))[:_SAID_MAX]
+    return said if isinstance(said, str) else json.dumps(said)
 
 
 def _parsed(body: bytes) -> Any:
