@@ -6,7 +6,7 @@ replica, goes on where it was. Pieces of a model's answer (``event: token``) are
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -59,10 +59,14 @@ class Streams:
 
 
 class EventStream(StreamingResponse):
-    """A stream that is counted out when it is over, also when its client left before it began."""
+    """A stream that is counted out when it is over, also when its client left before it began.
 
-    def __init__(self, body: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
+    Its body is closed then too: left to the garbage collector, it would go on listening for a while.
+    """
+
+    def __init__(self, body: AsyncGenerator[bytes], leave: Callable[[], None]) -> None:
         super().__init__(body, media_type=MEDIA_TYPE, headers=HEADERS)
+        self._body = body
         self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +74,7 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._leave()
+            await self._body.aclose()
 
 
 class Stream:
@@ -77,7 +82,7 @@ class Stream:
 
     Args:
         listener: what is known of the execution as it goes on.
-        after: the sequence that the client has seen.
+        after: the sequence that the client has seen, or says that it has.
         read: the events after a sequence, at most ``PAGE``.
         show: one event as the client sees it.
         still_allowed: raises when the client may not read any more.
@@ -93,7 +98,7 @@ class Stream:
         still_allowed: Callable[[], Awaitable[Any]],
     ) -> None:
         self._listener = listener
-        self._after = after
+        self._after = self._read_to = after
         self._read = read
         self._show = show
         self._still_allowed = still_allowed
@@ -101,18 +106,20 @@ class Stream:
         """The frame after which there is none."""
         self._checked_at = self._pinged_at = asyncio.get_running_loop().time()
 
-    async def frames(self, ended: ExecutionRow | None) -> AsyncIterator[bytes]:
+    async def frames(self, found: ExecutionRow) -> AsyncIterator[bytes]:
         """The frames, until the execution's last event, or until the client's token is refused.
 
-        ``ended``: the execution, if it had ended before.
+        ``found``: the execution as it stood before.
         """
-        if ended is not None and self._after >= ended.sequence:
-            self._last = _end(ended.status)
+        # A client may say more than there is: its stream ends with the execution nevertheless.
+        self._read_to = min(self._after, found.sequence)
+        if found.completed_at is not None and self._after >= found.sequence:
+            self._last = _end(found.status)
         must_look = True
         while self._last is None:
             for token in self._listener.take():
                 yield _frame("token", _token(token))
-            if must_look or self._listener.sequence > self._after:
+            if must_look or self._listener.sequence > self._read_to:
                 async for frame in self._stored():
                     yield frame
             async for frame in self._upkeep():
@@ -122,14 +129,15 @@ class Stream:
 
     async def _stored(self) -> AsyncIterator[bytes]:
         """Every event that the client has not seen."""
-        rows = await self._read(self._after)
+        rows = await self._read(self._read_to)
         while rows:
             for row in rows:
-                self._after = row.sequence
-                yield _frame(kind_name(row.type), await self._show(row), row.sequence)
+                self._read_to = row.sequence
+                if row.sequence > self._after:
+                    yield _frame(kind_name(row.type), await self._show(row), row.sequence)
                 if row.type in LAST_TYPES:
                     self._last = _end(row.type.removeprefix("workflow_"))
-            rows = await self._read(self._after) if len(rows) == PAGE else []
+            rows = await self._read(self._read_to) if len(rows) == PAGE else []
 
     async def _upkeep(self) -> AsyncIterator[bytes]:
         """Now and then: look whether the token is still good, and keep the connection open."""

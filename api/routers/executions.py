@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
 import orjson
@@ -225,7 +225,7 @@ async def stream_events(request: Request, execution_id: str) -> Response:
             final_state = (await here.execution(known, store.tenant_id).state()).data
         return render.event(known, row, shape, final_state)
 
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncGenerator[bytes]:
         with here.executions.listening(known) as listener:
             stream = streaming.Stream(
                 listener,
@@ -234,7 +234,7 @@ async def stream_events(request: Request, execution_id: str) -> Response:
                 show=show,
                 still_allowed=lambda: here.authenticator.authorise(request, "read"),
             )
-            async for frame in stream.frames(None if row.completed_at is None else row):
+            async for frame in stream.frames(row):
                 yield frame
 
     return streaming.EventStream(body(), leave)

@@ -1,6 +1,7 @@
 """The stream of an execution's events, over the application alone. Live gaps are seen in tests/cluster."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -63,6 +64,15 @@ async def test_a_client_that_has_seen_everything_gets_no_more(api: Api) -> None:
     assert [frame["event"] for frame in frames] == ["end"]
 
 
+async def test_a_client_that_says_more_than_there_is_is_told_of_the_end(api: Api) -> None:
+    execution_id = await api.paused("approve", n=1)
+    following = asyncio.create_task(stream(api, execution_id, "?after=500"))
+    await eventually(lambda: listened(api, execution_id))
+    await api.post(f"/executions/{execution_id}/cancel")
+    frames = await asyncio.wait_for(following, 10)
+    assert frames == [{"event": "end", "data": {"status": "cancelled"}}]
+
+
 @pytest.mark.parametrize("seen", ["x", "-1", "1.5", "9" * 30])
 async def test_a_last_event_id_that_is_none_is_refused(api: Api, seen: str) -> None:
     answer = await api.get(f"/executions/{await ended(api)}/events/stream", headers={"Last-Event-ID": seen})
@@ -116,6 +126,28 @@ async def test_what_a_model_says_comes_before_the_event_that_has_it_whole(api: A
     kinds = [frame["event"] for frame in frames]
     assert kinds.index("token") < kinds.index("NodeCompleted")
     assert not await listened(api, execution_id), "it listens no more"
+
+
+async def test_a_client_that_vanishes_while_it_is_sent_something_is_forgotten_at_once() -> None:
+    told: list[str] = []
+
+    async def body() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b"frame"
+        finally:
+            told.append("listens no more")
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(_: Any) -> None:
+        await asyncio.sleep(0.005)
+
+    answer = streaming.EventStream(body(), lambda: told.append("is counted out"))
+    await answer({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+    assert sorted(told) == ["is counted out", "listens no more"]
 
 
 async def test_a_quiet_stream_is_kept_open_by_comments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
