@@ -3,8 +3,7 @@
 import sys
 from typing import Any
 
-_HARMLESS = "\n\t\u200d"
-"""Not printable by themselves, and no terminal obeys them."""
+from api.cli.output import HARMLESS
 
 
 class LiveText:
@@ -33,7 +32,7 @@ class LiveText:
 
 def _clean(text: str) -> str:
     """A text without what a terminal would obey."""
-    return "".join(sign if sign.isprintable() or sign in _HARMLESS else "\ufffd" for sign in text)
+    return "".join(sign if sign.isprintable() or sign in HARMLESS else "\ufffd" for sign in text)
 
 
 def _write(text: str) -> None:

@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+HARMLESS = "\n\t\u200d"
+"""Not printable by themselves, and no terminal obeys them."""
+
 
 class Output(StrEnum):
     """The two forms of data on stdout."""
@@ -25,7 +28,7 @@ def print_line(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """A value as indented JSON."""
-    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+    print_line(_json(value, indent=2))
 
 
 def note(text: str) -> None:
@@ -56,7 +59,19 @@ def cell(value: Any) -> str:
         return "-"
     if isinstance(value, str) and value.isprintable():
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return _json(value)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, in which what a terminal would obey is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign in HARMLESS else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return json.dumps(sign)[1:-1] if sign != "\x7f" else "\\u007f"
 
 
 def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:

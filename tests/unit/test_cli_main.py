@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from api.cli import main as cli
-from api.cli.output import paint, print_rows
+from api.cli.output import cell, paint, print_json, print_rows
 
 HEAVY = ("ray", "fastapi", "sqlalchemy", "httpx2", "rich", "pydantic", "structlog")
 
@@ -245,3 +245,20 @@ def test_what_a_table_shows_stands_in_one_piece(
     local = now.astimezone().strftime("%H:%M:%S")
     assert shown.split() == [row["execution_id"], row["workflow_id"], "completed", local, "2026-01-02"]
     assert any("─" in line for line in lines) == (columns == 120), "drawn where there is room"
+
+
+class TestWhatATerminalWouldObey:
+    """Escape sequences begin with U+001B or U+009B; others turn the direction of writing around."""
+
+    TEXT = "é 👨\u200d👩 \x1b[2J \x9b2J \u202e \x7f \U000e0001"
+    ESCAPED = '"é 👨\u200d👩 \\u001b[2J \\u009b2J \\u202e \\u007f \\udb40\\udc01"'
+
+    def test_in_a_cell(self) -> None:
+        assert cell(self.TEXT) == self.ESCAPED
+        assert cell([self.TEXT]) == f"[{self.ESCAPED}]"
+
+    def test_in_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_json({self.TEXT: self.TEXT})
+        out = capsys.readouterr().out
+        assert out == f"{{\n  {self.ESCAPED}: {self.ESCAPED}\n}}\n"
+        assert json.loads(out) == {self.TEXT: self.TEXT}
