@@ -11,6 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import httpcore2
 import httpx2
@@ -20,7 +21,9 @@ from runtime.net.policy import EgressPolicy
 
 BYTES_MAX = 1024 * 1024
 CONNECT_S = 10.0
-CONNECTIONS_MAX = 256
+CONNECTIONS_MAX = 512
+CONNECTIONS_OF_ONE_HOST_MAX = 256
+"""One that hangs must not keep all others from being asked."""
 _HEADER_BYTES_MAX = 256
 """Of one header's value in an error message."""
 
@@ -69,6 +72,8 @@ class Egress:
     def __init__(self, policy: EgressPolicy, *, resolve: Resolve = resolve) -> None:
         self._backend = _GuardedBackend(policy, resolve)
         self._pool: httpcore2.AsyncConnectionPool | None = None
+        self._rooms: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """By host, while anybody asks it."""
 
     async def request(
         self,
@@ -114,6 +119,7 @@ class Egress:
         with _errors_named(target.host):
             async with (
                 asyncio.timeout(timeout_s),
+                self._room(target.host),
                 self._connections().stream(
                     method,
                     core_url,
@@ -127,6 +133,9 @@ class Egress:
     async def close(self) -> None:
         if self._pool is not None:
             await self._pool.aclose()
+
+    def _room(self, host: str) -> asyncio.Semaphore:
+        return self._rooms.setdefault(host, asyncio.Semaphore(CONNECTIONS_OF_ONE_HOST_MAX))
 
     def _connections(self) -> httpcore2.AsyncConnectionPool:
         if self._pool is None:

@@ -398,3 +398,28 @@ async def test_a_stream_is_read_as_it_comes(near: Egress) -> None:
         assert await anext(parts) == b"one"
         release.set()
         assert [part async for part in parts] == [b"two"]
+
+
+async def test_a_host_that_hangs_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_module, "CONNECTIONS_MAX", 4)
+    monkeypatch.setattr(egress_module, "CONNECTIONS_OF_ONE_HOST_MAX", 2)
+
+    async def here(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    egress = Egress(LOOPBACK, resolve=here)
+
+    async def hang(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    async with http_server(hang) as slow, http_server(reply(200, "here")) as other:
+        asking = [asyncio.create_task(egress.request("GET", slow.url, timeout_s=60)) for _ in range(9)]
+        await asyncio.sleep(0.1)
+        elsewhere = other.url.replace("127.0.0.1", "other.test")
+        assert (await egress.request("GET", elsewhere, timeout_s=2)).body == b"here"
+        assert slow.connections == 2
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert (await egress.request("GET", other.url, timeout_s=2)).body == b"here"
+    await egress.close()
