@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,6 +39,8 @@ log = logging.getLogger("jamjet.client")
 START_WITHIN_S = 0.5
 SIGNAL_WITHIN_S = 5.0
 HOPS_MAX = 3
+OWNERS_MAX = 10_000
+"""Executions whose owner is remembered."""
 PAUSE_S = 0.05
 FIGURES_S = 1.0
 SUPERVISOR_CHECK_S = 2.0
@@ -81,7 +84,7 @@ class RayExecutions:
         self._watcher = Watcher(self._tell_listeners)
         self._couriers: dict[str, Courier] = {}
         self._followed: dict[str, asyncio.Task[None]] = {}
-        self._owners: dict[str, str] = {}
+        self._owners: OrderedDict[str, str] = OrderedDict()
         """The last known owner's actor name, by execution; only ever a guess."""
         self._tasks: list[asyncio.Task[None]] = []
         self._telling = False
@@ -124,7 +127,7 @@ class RayExecutions:
             except (TimeoutError, ActorLost, OutcomeUnknown) as error:
                 log.info("recording %s itself: %s", request.execution_id, type(error).__name__)
             else:
-                self._owners[request.execution_id] = courier.name
+                self._remember(request.execution_id, courier.name)
                 return
         await record_start(self.store, self._plans, request)
         self._metrics.executions_started.add(request.isolation)
@@ -220,6 +223,11 @@ class RayExecutions:
         handle = fleet.dedicated_actor(self._settings, execution_id, resources)
         return Courier(names.dedicated_execution_actor(execution_id), handle, self._sender)
 
+    def _remember(self, execution_id: str, owner: str) -> None:
+        self._owners[execution_id] = owner
+        if len(self._owners) > OWNERS_MAX:
+            self._owners.popitem(last=False)
+
     def _least_loaded(self) -> Courier | None:
         best: Courier | None = None
         best_load = 0
@@ -251,6 +259,7 @@ class RayExecutions:
             wanted = self._directory.owners()
             for name in self._followed.keys() - wanted:
                 self._followed.pop(name).cancel()
+                self._couriers.pop(name, None)
             for name in wanted - self._followed.keys():
                 courier = self._courier(name)
                 if courier is not None:
