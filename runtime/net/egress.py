@@ -6,9 +6,11 @@ are decoded, so that a small compressed one cannot become a large one; a deadlin
 
 import asyncio
 import contextlib
+import functools
 import socket
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,6 +26,8 @@ CONNECT_S = 10.0
 CONNECTIONS_MAX = 512
 CONNECTIONS_OF_ONE_HOST_MAX = 256
 """One that hangs must not keep all others from being asked."""
+LOOKUPS_MAX = 64
+"""Names that are looked up at once."""
 _HEADER_BYTES_MAX = 256
 """Of one header's value in an error message."""
 
@@ -60,17 +64,24 @@ class OpenAnswer:
         return Answer(self.status, self.headers, b"".join([part async for part in self.chunks(bytes_max)]))
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system knows them, in its order."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+class SystemNames:
+    """Looks hosts up as the system does, in threads of its own: a name server may take its time."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(LOOKUPS_MAX, thread_name_prefix="lookup")
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The addresses of a host, in the system's order."""
+        ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class Egress:
     """Sends requests under a policy. It belongs to one event loop."""
 
-    def __init__(self, policy: EgressPolicy, *, resolve: Resolve = resolve) -> None:
-        self._backend = _GuardedBackend(policy, resolve)
+    def __init__(self, policy: EgressPolicy, *, resolve: Resolve | None = None) -> None:
+        self._backend = _GuardedBackend(policy, resolve or SystemNames())
         self._pool: httpcore2.AsyncConnectionPool | None = None
         self._rooms: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         """By host, while anybody asks it."""

@@ -3,15 +3,18 @@
 import asyncio
 import gzip
 import ipaddress
+import socket
+import threading
 import zlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from runtime.errors import BadRequest
 from runtime.net import egress as egress_module
-from runtime.net.egress import Egress
+from runtime.net.egress import Egress, SystemNames
 from runtime.net.errors import EgressError
 from runtime.net.policy import EgressPolicy, is_public
 from tests.fixtures.http_server import Asked, HttpServer, http_server, reply, response
@@ -204,7 +207,7 @@ async def nowhere(host: str, port: int) -> list[str]:
     """Of names, ``example.com`` is the only one that exists, and nothing listens there."""
     if host == "example.com":
         return ["127.0.0.1"]
-    return await egress_module.resolve(host, port)
+    return await SystemNames()(host, port)
 
 
 async def test_a_name_that_is_rebound_between_the_check_and_the_connection(inside: HttpServer) -> None:
@@ -423,3 +426,32 @@ async def test_a_host_that_hangs_leaves_room_for_others(monkeypatch: pytest.Monk
         await asyncio.gather(*asking, return_exceptions=True)
         assert (await egress.request("GET", other.url, timeout_s=2)).body == b"here"
     await egress.close()
+
+
+async def test_names_that_are_long_looked_up_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def slow(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host == "slow.test":
+            answered.wait(10)
+        return look_up("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    egress, other = Egress(LOOPBACK), Egress(LOOPBACK)
+    asking = [
+        asyncio.create_task(egress.request("GET", "http://slow.test:1/", timeout_s=60)) for _ in range(40)
+    ]
+    await asyncio.sleep(0.1)
+    try:
+        async with http_server(reply(200, "here")) as server:
+            url = server.url.replace("127.0.0.1", "fast.test")
+            for one in (egress, other):
+                assert (await one.request("GET", url, timeout_s=2)).body == b"here"
+            # Nor what else a process does in threads.
+            await asyncio.wait_for(asyncio.to_thread(int), 2)
+    finally:
+        answered.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await egress.close()
+        await other.close()
