@@ -6,6 +6,7 @@ environment by itself, so a test can run two installations in one process.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -23,7 +24,7 @@ VERSION = "0.1.0"
 class Settings:
     """Every setting with its default. Names are the variables' without ``JAMJET_``, in lower case."""
 
-    database_url: str = ".jamjet/runtime.db"
+    database_url: str = field(default=".jamjet/runtime.db", repr=False)
     """A SQLite file, or a PostgreSQL URL (``postgresql://...``)."""
     bind: str = "127.0.0.1"
     """The address to listen on. Without authentication it must be a loopback address."""
@@ -33,7 +34,7 @@ class Settings:
     """No authentication: everyone who reaches the server is an operator."""
     log_level: str = "info"
     """``info``, or with levels of some loggers, ``info,jamjet.http=debug``."""
-    otlp_endpoint: str | None = None
+    otlp_endpoint: str | None = field(default=None, repr=False)
     """Where traces go, as in ``http://localhost:4318``. Without it nothing is traced."""
     isolation: Literal["shared", "dedicated"] = "shared"
     """Where executions run unless they say otherwise: ``shared`` or ``dedicated``."""
@@ -102,6 +103,8 @@ class Settings:
 
 
 _PRICES = "JAMJET_MODEL_PRICES"
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
+_AT_LEAST_ONE = ("execution_actors", "live_max")
 _PLAIN = {"database_url": "DATABASE_URL"}
 """Settings whose variable has no prefix."""
 _ALIASES = {
@@ -131,6 +134,9 @@ def load_settings(
     values["env"] = {name: environ[name] for name in listed if name in environ}
     if values.get("model_prices"):
         values["env"][_PRICES] = json.dumps(load_prices(values["model_prices"]))
+    for name in _AT_LEAST_ONE:
+        if values.get(name, 1) < 1:
+            raise BadRequest(f"JAMJET_{name.upper()} is {values[name]}: it must be at least 1")
     if values.get("isolation", "shared") not in ("shared", "dedicated"):
         raise BadRequest(f"JAMJET_ISOLATION is {values['isolation']!r}: it must be shared or dedicated")
     return Settings(**values)
@@ -151,7 +157,7 @@ def read_setting(variable: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         return text.lower() in ("1", "true", "yes", "on")
     if isinstance(default, int):
-        if not text.isdigit():
+        if not _WHOLE_NUMBER.fullmatch(text):
             raise BadRequest(f"{variable} is {text!r}: it must be a whole number")
         return int(text)
     if isinstance(default, tuple):

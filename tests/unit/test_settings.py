@@ -54,7 +54,7 @@ def test_switches(text, on):
     assert load_settings({"JAMJET_DEV_MODE": text}).dev_mode is on
 
 
-@pytest.mark.parametrize("text", ["seven", "-1", "1.5", " 7"])
+@pytest.mark.parametrize("text", ["seven", "-1", "1.5", " 7", "²", "٧", "9" * 5_000])
 def test_a_number_that_is_none_is_refused_by_name(text):
     with pytest.raises(BadRequest, match=r"JAMJET_LIVE_MAX is .*: it must be a whole number"):
         load_settings({"JAMJET_LIVE_MAX": text})
@@ -101,3 +101,19 @@ def test_a_database_file_keeps_everything_on_one_node(url, one_node):
 def test_settings_cross_a_call_as_a_plain_dict():
     settings = Settings(python_modules=("a", "b"), env={"REGION": "north"})
     assert Settings.from_dict(settings.as_dict()) == settings
+
+
+@pytest.mark.parametrize("name", ["execution_actors", "live_max"])
+def test_an_installation_that_could_run_nothing_is_refused(name):
+    sentence = rf"JAMJET_{name.upper()} is 0: it must be at least 1"
+    with pytest.raises(BadRequest, match=sentence):
+        load_settings({f"JAMJET_{name.upper()}": "0"})
+    with pytest.raises(BadRequest, match=sentence):
+        load_settings({}, below={name: 0})
+
+
+def test_no_password_stands_in_a_text_about_the_settings():
+    settings = load_settings(
+        {"DATABASE_URL": "postgres://u:hunter2@db/x", "JAMJET_OTLP_ENDPOINT": "http://u:hunter2@o"}
+    )
+    assert "hunter2" not in repr(settings)
