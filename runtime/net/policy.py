@@ -10,13 +10,15 @@ from runtime.errors import BadRequest
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_ALLOCATED = ipaddress.IPv6Network("2000::/3")
+"""All that the internet has of IPv6 so far. What is elsewhere is special, or will be."""
 _NEVER_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
-        # Shared space of carriers, link-local (cloud metadata), benchmarking, and old or special tunnels.
+        # Shared space of carriers, link-local (cloud metadata), benchmarking, old tunnels, and documentation.
         *("100.64.0.0/10", "169.254.0.0/16", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15"),
-        *("fe80::/10", "fec0::/10", "fc00::/7", "2001:db8::/32", "5f00::/16"),
+        *("2001:db8::/32", "3fff::/20"),
     )
 )
 
@@ -69,6 +71,8 @@ class EgressPolicy:
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet."""
+    if isinstance(address, ipaddress.IPv6Address) and address not in _ALLOCATED:
+        return False
     special = address.is_multicast or address.is_unspecified or any(address in net for net in _NEVER_PUBLIC)
     return address.is_global and not special
 
@@ -79,7 +83,7 @@ def _meanings(address: Address) -> list[Address]:
         return [address]
     if address.ipv4_mapped is not None:
         return [address.ipv4_mapped]
-    if any(address in network for network in _NAT64):
+    if address in _NAT64:
         return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
     if address.sixtofour is not None:
         return [address.sixtofour]
