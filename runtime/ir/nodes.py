@@ -199,6 +199,8 @@ class NodeBuilder:
             self._checks.template(node_id, "system_prompt", kind.system_prompt)
         options = {**(config.__pydantic_extra__ or {}), **kind.options}
         self._check_options(node_id, options)
+        if config.provider == "scripted":
+            self._check_script(node_id, options)
         return ModelNode(
             **self._common(node_id, kind, config.retry_policy),
             output_key=_model_output_key(node_id, kind),
@@ -217,11 +219,22 @@ class NodeBuilder:
         )
 
     def _check_options(self, node_id: str, options: dict[str, Any]) -> None:
-        if not isinstance(options.get("responses", []), list):
-            self._report.at_node(node_id, "responses must be a list")
         for name in ("api_base", "api_key_env"):
             if name in options:
                 self._report.at_node(node_id, f"{name} is no option: it belongs into an entry of ir.models")
+
+    def _check_script(self, node_id: str, options: dict[str, Any]) -> None:
+        for name in ("latency_ms", "token_ms"):
+            value = options.get(name) or 0
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                self._report.at_node(node_id, f"{name} must be a number, from 0")
+        responses = options.get("responses") or []
+        if not isinstance(responses, list):
+            self._report.at_node(node_id, "responses must be a list")
+            return
+        failures = [entry for entry in responses if isinstance(entry, dict) and "error" in entry]
+        if not all(type(entry.get("times", 1)) is int for entry in failures):
+            self._report.at_node(node_id, "times of a response must be a whole number")
 
     def _model_config(self, node_id: str, kind: ModelKind) -> ModelConfig | None:
         """The entry of ``models`` that the node names, else what the name itself says."""

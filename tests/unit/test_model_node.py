@@ -167,6 +167,25 @@ def test_a_node_cannot_lead_its_call_elsewhere(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"responses": "x"}, "responses must be a list"),
+        ({"latency_ms": "1s"}, "latency_ms must be a number, from 0"),
+        ({"token_ms": -1}, "token_ms must be a number, from 0"),
+        ({"token_ms": True}, "token_ms must be a number, from 0"),
+        ({"responses": [{"error": "timeout", "times": "2"}]}, "times of a response must be a whole number"),
+    ],
+)
+def test_a_script_that_could_not_be_played_is_refused(options: dict[str, Any], sentence: str) -> None:
+    assert problem({"provider": "scripted", "model": "m"}, options=options) == f"node 'ask': {sentence}"
+
+
+def test_others_have_options_of_these_names_as_they_like() -> None:
+    node = compiled({"provider": "openai", "model": "m"}, options={"latency_ms": "low"})
+    assert node.options == {"latency_ms": "low"}
+
+
 @pytest.mark.parametrize("stop", [[""], [1], {"a": 1}, ""])
 def test_stops_are_texts(stop: Any) -> None:
     with pytest.raises(InvalidWorkflow) as refused:
