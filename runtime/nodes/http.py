@@ -96,7 +96,7 @@ class HttpExecutor:
                 return answer
             if onward.host != url.host or onward.scheme != url.scheme or onward.port != url.port:
                 # What was meant for one host is nothing to another.
-                headers = {}
+                headers, content = {}, b""
             url = onward
         raise HttpFailed(f"more than {REDIRECTS_MAX} redirects", "io_error", retryable=False)
 

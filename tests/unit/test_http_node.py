@@ -348,6 +348,16 @@ async def test_redirects_are_followed_within_bounds_and_lose_what_was_for_anothe
             await run(executor, server, "/loop", method="POST")
 
 
+async def test_a_redirect_to_another_host_loses_the_body_too(executor: HttpExecutor) -> None:
+    async def move(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(307, location=other.url))
+
+    async with http_server(reply(200)) as other, http_server(move) as server:
+        await run(executor, server, body={"private": 1})
+        assert server.asked[0].body == b'{"private":1}'
+        assert (other.asked[0].body, "content-type" in other.asked[0].headers) == (b"", False)
+
+
 async def test_a_redirect_into_the_inside_is_refused() -> None:
     async with http_server(reply(302, location="http://169.254.169.254/latest")) as server:
         egress = Egress(EgressPolicy.parse(["127.0.0.1"]))
