@@ -120,7 +120,7 @@ class Egress:
             EgressError: no answer came, or none that may be read.
         """
         target = parse_url(url)
-        sent = [(b"Host", target.netloc), (b"Accept-Encoding", b"gzip, deflate")]
+        sent = [(b"Host", target.netloc), (b"Accept-Encoding", b"gzip")]
         sent += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         if content or method in ("POST", "PUT", "PATCH"):
             sent.append((b"Content-Length", str(len(content)).encode()))
