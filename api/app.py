@@ -17,7 +17,7 @@ from api.compat import CompatPrefix
 from api.observe import Observed
 from api.resources import Resources
 from api.routers import executions as execution_routes
-from api.routers import health, tokens, workers, workflows
+from api.routers import health, tenants, tokens, workers, workflows
 from api.routers import metrics as metric_routes
 from api.routing import declared, router
 from runtime.store.port import Store
@@ -46,8 +46,9 @@ def build_app(
             yield
             return
         async with open_resources() as (opened_store, opened_executions):
-            app.state.resources = Resources.over(settings, opened_store, opened_executions, own)
+            app.state.resources = opened = Resources.over(settings, opened_store, opened_executions, own)
             yield
+            await opened.authenticator.close()
 
     app = FastAPI(
         title="jamjet-ray",
@@ -60,7 +61,7 @@ def build_app(
     )
     if store is not None and executions is not None:
         app.state.resources = Resources.over(settings, store, executions, own)
-    for part in (health, metric_routes, workflows, execution_routes, workers, tokens):
+    for part in (health, metric_routes, workflows, execution_routes, workers, tokens, tenants):
         app.include_router(part.routes)
     app.include_router(_docs())
     app.add_middleware(Observed, metrics=own)
@@ -100,7 +101,7 @@ def _correct(schema: dict[str, Any]) -> None:
         if "HTTPValidationError" in str(answers.get("422")):
             del answers["422"]
         if operation["x-access"] == "public":
-            for status in ("401", "403"):
+            for status in ("401", "403", "404"):
                 answers.pop(status, None)
         for content in operation.get("requestBody", {}).get("content", {}).values():
             components.update(content["schema"].pop("$defs", {}))

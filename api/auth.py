@@ -1,8 +1,9 @@
 """Who calls, and what the role allows.
 
-Tokens are ``jj_`` and 64 hex digits; the store has their SHA-256 only. A look-up is
-remembered for a few seconds, so a revoked token is refused everywhere within 5 s and
-no request writes to the store.
+Tokens are ``jj_`` and 64 hex digits; the store has their SHA-256 only. A look-up tells
+the token and its tenant's status, and is remembered for a few seconds: a revoked token is
+refused everywhere within 5 s, a suspended tenant's changes are, and no request waits for
+a write.
 """
 
 import hashlib
@@ -12,35 +13,48 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from fastapi import Request
 
-from runtime.errors import Forbidden, Unauthorized
+from api.token_uses import TokenUses
+from runtime.errors import Forbidden, NotFound, Unauthorized
 from runtime.ids import DEFAULT_TENANT
-from runtime.store.port import SystemStore, TokenRow
+from runtime.store.port import Credential, SystemStore, TenantStatus, TokenRow
 
 Role = Literal["operator", "developer", "reviewer", "viewer"]
-Access = Literal["public", "read", "write", "operate"]
+Access = Literal["public", "read", "write", "operate", "administer"]
+"""``administer`` is about tenants themselves, so it takes an operator of tenant ``default``."""
 
 ROLES: tuple[Role, ...] = ("operator", "developer", "reviewer", "viewer")
 ALLOWED: dict[Access, tuple[Role, ...]] = {
     "read": ROLES,
     "write": ("operator", "developer"),
     "operate": ("operator",),
+    "administer": ("operator",),
 }
-_NEEDS = {"write": "developer or operator required", "operate": "operator required"}
+_NEEDS = {
+    "write": "developer or operator required",
+    "operate": "operator required",
+    "administer": "operator of tenant default required",
+}
+
+TENANT_HEADER = "x-tenant-id"
+"""Names the tenant that an operator of tenant ``default`` acts in, instead of their own."""
+_READS = ("GET", "HEAD")
 
 REMEMBERED_S = 4.0
 REMEMBERED_MAX = 10_000
 
 _TOKEN = re.compile(r"jj_[0-9a-f]{64}")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Principal:
-    """The caller."""
+    """The caller. ``tenant_id`` is the tenant acted in, which need not be the token's."""
 
     id: str
     name: str
@@ -52,13 +66,26 @@ DEVELOPER = Principal("dev", "dev", "operator", DEFAULT_TENANT)
 """Everyone, where authentication is off."""
 
 
+class _Known(NamedTuple):
+    """What a token says of its bearer."""
+
+    caller: Principal
+    token: TokenRow
+    tenant_status: TenantStatus
+
+    @classmethod
+    def of(cls, found: Credential) -> "_Known":
+        row = found.token
+        return cls(Principal(row.id, row.name, row.role, row.tenant_id), row, found.tenant_status)
+
+
 def token_hash(token: str) -> str:
     """What the store knows of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Authenticator:
-    """Finds the principal of a request, and checks its role."""
+    """Finds the principal of a request, and checks its role and its tenant."""
 
     def __init__(
         self, system: SystemStore, *, dev_mode: bool, clock: Callable[[], float] = time.time
@@ -66,50 +93,106 @@ class Authenticator:
         self._system = system
         self._dev_mode = dev_mode
         self._clock = clock
-        self._remembered: OrderedDict[str, tuple[float, TokenRow | None]] = OrderedDict()
+        self._credentials: _Remembered[_Known | None] = _Remembered()
+        self._statuses: _Remembered[TenantStatus] = _Remembered()
+        self._uses = TokenUses(system)
 
-    async def authorise(self, request: Request, access: Access) -> Principal:
+    async def authorise(
+        self, request: Request, access: Access, *, while_suspended: bool = False
+    ) -> Principal:
         """The principal, if it may have this access.
+
+        Args:
+            while_suspended: whether the request is good also where the tenant may change nothing.
 
         Raises:
             Unauthorized, Forbidden
+            NotFound: ``X-Tenant-Id`` names no tenant.
         """
+        caller, status = await self._caller(request)
+        if caller.role not in ALLOWED[access] or (access == "administer" and not _is_of_default(caller)):
+            raise Forbidden(f"insufficient role — {_NEEDS[access]}")
+        named = request.headers.get(TENANT_HEADER)
+        if named is not None and named != caller.tenant_id:
+            caller, status = await self._elsewhere(caller, named)
+        if status != "active" and not (while_suspended or request.method in _READS or access == "administer"):
+            raise Forbidden(f"tenant {caller.tenant_id} is {status}: it may read and cancel, nothing else")
+        return caller
+
+    async def close(self) -> None:
+        """Write what is known of the tokens' uses."""
+        await self._uses.close()
+
+    async def _caller(self, request: Request) -> tuple[Principal, TenantStatus]:
+        """Who sent it, and how the token's own tenant stands."""
         if self._dev_mode:
             _require_local_host(request)
-            return DEVELOPER
-        row = await self._token(request.headers.get("authorization", ""))
-        if row.role not in ALLOWED[access]:
-            raise Forbidden(f"insufficient role — {_NEEDS[access]}")
-        return Principal(row.id, row.name, row.role, row.tenant_id)
+            return DEVELOPER, "active"
+        known = await self._bearer(request.headers.get("authorization", ""))
+        self._uses.note(known.caller.id)
+        return known.caller, known.tenant_status
 
-    async def _token(self, header: str) -> TokenRow:
+    async def _elsewhere(self, caller: Principal, tenant_id: str) -> tuple[Principal, TenantStatus]:
+        """The same caller in another tenant, and how that one stands."""
+        if caller.role not in ALLOWED["administer"] or not _is_of_default(caller):
+            raise Forbidden(f"insufficient role — {_NEEDS['administer']} to act in another tenant")
+        now = self._clock()
+        kept = self._statuses.get(tenant_id, now)
+        if kept is None:
+            row = await self._system.tenant_row(tenant_id)
+            if row is None:
+                raise NotFound(f"tenant {tenant_id[:100]}")
+            kept = self._statuses.keep(tenant_id, row.status, now)
+        return replace(caller, tenant_id=tenant_id), kept[1]
+
+    async def _bearer(self, header: str) -> _Known:
         scheme, _, token = header.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token):
             raise Unauthorized("invalid or expired token")
         hashed = token_hash(token)
-        row = await self._look_up(hashed)
-        valid = (
-            row is not None
-            and hmac.compare_digest(row.token_hash, hashed)
+        known = await self._look_up(hashed)
+        if known is None or known.tenant_status == "archived" or not self._is_valid(known.token, hashed):
+            raise Unauthorized("invalid or expired token")
+        return known
+
+    def _is_valid(self, row: TokenRow, hashed: str) -> bool:
+        return (
+            hmac.compare_digest(row.token_hash, hashed)
             and row.revoked_at is None
             and (row.expires_at is None or row.expires_at > self._clock() * 1_000)
         )
-        if row is None or not valid:
-            raise Unauthorized("invalid or expired token")
-        return row
 
-    async def _look_up(self, hashed: str) -> TokenRow | None:
+    async def _look_up(self, hashed: str) -> _Known | None:
         now = self._clock()
-        known = self._remembered.get(hashed)
-        if known is not None and 0 <= now - known[0] < REMEMBERED_S:
-            return known[1]
-        row = await self._system.token_by_hash(hashed)
-        self._remembered[hashed] = (now, row)
-        self._remembered.move_to_end(hashed)
-        if len(self._remembered) > REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
-        return row
+        kept = self._credentials.get(hashed, now)
+        if kept is None:
+            found = await self._system.credential(hashed)
+            kept = self._credentials.keep(hashed, None if found is None else _Known.of(found), now)
+        return kept[1]
+
+
+class _Remembered(Generic[T]):
+    """What the store said a moment ago, by key: ``REMEMBERED_MAX`` answers, each for ``REMEMBERED_S``."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()
+
+    def get(self, key: str, now: float) -> tuple[float, T] | None:
+        """When it was asked for, and what the answer was; None: not lately."""
+        kept = self._kept.get(key)
+        return kept if kept is not None and 0 <= now - kept[0] < REMEMBERED_S else None
+
+    def keep(self, key: str, answer: T, asked_at: float) -> tuple[float, T]:
+        kept = self._kept[key] = (asked_at, answer)
+        self._kept.move_to_end(key)
+        if len(self._kept) > REMEMBERED_MAX:
+            self._kept.popitem(last=False)
+        return kept
+
+
+def _is_of_default(caller: Principal) -> bool:
+    return caller.tenant_id == DEFAULT_TENANT
 
 
 def _require_local_host(request: Request) -> None:

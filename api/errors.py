@@ -29,6 +29,7 @@ STATUS: dict[type[JamjetError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.IdempotencyMismatch: 422,
     errors.Overloaded: 429,
+    errors.LimitReached: 429,
     errors.Unavailable: 503,
     JamjetError: 500,
 }
@@ -45,6 +46,8 @@ _PREFIX = {
     503: "unavailable: ",
 }
 """401 and 403 have none: the contract gives their whole texts."""
+_PREFIX_OF_CODE = {errors.LimitReached.code: "limit reached: "}
+"""Where it is not the status's."""
 _SHOWN_FIELDS = ("problems", "node_id", "retry_after_s", "limit")
 
 
@@ -59,7 +62,7 @@ def error_response(request: Request, error: JamjetError) -> Response:
     headers: dict[str, str] = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status in (429, 503):
+    if error.retryable:
         headers["Retry-After"] = str(error.fields.get("retry_after_s", 1))
     shown = {name: error.fields[name] for name in _SHOWN_FIELDS if name in error.fields}
     return _body(request, status, error.detail, error.code, headers, shown)
@@ -104,7 +107,7 @@ def _body(
     request: Request, status: int, detail: str, code: str, headers: dict[str, str], fields: dict[str, Any]
 ) -> Response:
     body = {
-        "error": _PREFIX.get(status, "") + detail,
+        "error": (_PREFIX_OF_CODE.get(code) or _PREFIX.get(status, "")) + detail,
         "code": code,
         "request_id": request_id(request),
         **fields,

@@ -17,6 +17,7 @@ from runtime.store.port import (
     ExecutionRow,
     ExecutorRow,
     StoredExecution,
+    TenantRow,
     TokenRow,
     WorkflowRow,
 )
@@ -160,6 +161,19 @@ def token(row: TokenRow) -> dict[str, Any]:
     """One token, without what it hashes from."""
     fields = msgspec.structs.asdict(row)
     del fields["token_hash"]
-    for name in ("created_at", "expires_at", "revoked_at"):
+    for name in ("created_at", "expires_at", "revoked_at", "last_used_at"):
         fields[name] = timestamp(fields[name])
     return fields
+
+
+def tenant(row: TenantRow) -> dict[str, Any]:
+    """One tenant."""
+    return {
+        "id": row.tenant_id,
+        "name": row.name,
+        "status": row.status,
+        "policy": orjson.loads(row.policy),
+        "limits": orjson.loads(row.limits),
+        "created_at": timestamp(row.created_at),
+        "updated_at": timestamp(row.updated_at),
+    }

@@ -28,15 +28,19 @@ class SecuredRoute(APIRoute):
         assert declared in get_args(Access), declared
         return declared
 
+    @property
+    def while_suspended(self) -> bool:
+        return bool((self.openapi_extra or {}).get("x-while-suspended"))
+
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
-        access = self.access
+        access, while_suspended = self.access, self.while_suspended
 
         async def secured(request: Request) -> Response:
             try:
                 if access != "public":
                     authenticator = resources(request).authenticator
-                    caller = await authenticator.authorise(request, access)
+                    caller = await authenticator.authorise(request, access, while_suspended=while_suspended)
                     request.state.principal = caller
                     logs.also_about(tenant_id=caller.tenant_id, **_named_execution(request))
                 answer: Response = await handle(request)
@@ -58,17 +62,23 @@ def router(tag: str) -> APIRouter:
     return APIRouter(route_class=SecuredRoute, tags=[tag])
 
 
-def declared(access: Access, body: type[BaseModel] | None = None, **parameters: str) -> dict[str, Any]:
+def declared(
+    access: Access, body: type[BaseModel] | None = None, *, while_suspended: bool = False, **parameters: str
+) -> dict[str, Any]:
     """What the OpenAPI document says of a route beside its answers.
 
     Args:
         access: who may call it.
         body: the model of its JSON body, if it has one.
+        while_suspended: whether it may change something for a tenant that is suspended.
         parameters: query parameters (``header_*``: headers), each with a sentence.
     """
     extra: dict[str, Any] = {"x-access": access}
     if access != "public":
         extra["security"] = [{"bearer": []}]
+        parameters["header_x_tenant_id"] = _TENANT
+    if while_suspended:
+        extra["x-while-suspended"] = True
     if body is not None:
         schema = {"schema": body.model_json_schema(ref_template=SCHEMA_REF)}
         extra["requestBody"] = {"required": True, "content": {"application/json": schema}}
@@ -106,22 +116,24 @@ def plain_text(*, refusals: tuple[int, ...] = ()) -> dict[int | str, Any]:
 def _refusals(statuses: tuple[int, ...]) -> dict[int | str, Any]:
     from api.schemas import ErrorAnswer
 
-    common = (400, 401, 403, 500, 503)
+    common = (400, 401, 403, 404, 500, 503)
     return {
         status: {"model": ErrorAnswer, "description": _MEANING[status]}
         for status in sorted({*common, *statuses})
     }
 
 
+_TENANT = "operators of tenant default: the tenant to act in; everybody else: only their own"
 _HEADERS = {
     "prefer": "Prefer",
     "idempotency_key": "Idempotency-Key",
     "last_event_id": "Last-Event-ID",
+    "x_tenant_id": "X-Tenant-Id",
 }
 _MEANING = {
     400: "the request can never be right",
     401: "no valid token",
-    403: "the role does not reach this far",
+    403: "the role or the tenant does not reach this far",
     404: "no such thing",
     409: "not in the present state",
     413: "over 1 MiB",

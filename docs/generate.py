@@ -22,6 +22,7 @@ from typer.main import get_command
 from actors import settings
 from actors.metrics import Metrics
 from api.app import build_app
+from api.auth import ALLOWED, ROLES, Access
 from api.cli import config_file
 from api.cli.main import app
 from api.errors import status_of
@@ -69,6 +70,22 @@ def metrics() -> str:
         for metric in Metrics().all
     ]
     return _table(["name", "kind", "labels", "what it says"], rows)
+
+
+def access() -> str:
+    """Every route that takes a token, and which roles it takes."""
+    rows = [
+        [f"`{method.upper()} {path}`", *_roles(operation["x-access"])]
+        for path, methods in build_app(settings.Settings()).openapi()["paths"].items()
+        for method, operation in methods.items()
+        if operation["x-access"] != "public"
+    ]
+    return _table(["route", *(f"`{role}`" for role in ROLES)], rows)
+
+
+def _roles(declared: Access) -> list[str]:
+    yes = "of `default`" if declared == "administer" else "yes"
+    return [yes if role in ALLOWED[declared] else "no" for role in ROLES]
 
 
 def config_keys() -> str:
@@ -281,6 +298,7 @@ _ACCESS = {
     "read": "Any role.",
     "write": "The roles operator and developer.",
     "operate": "The role operator.",
+    "administer": "The role operator, in tenant `default`.",
 }
 _REST = """# REST API
 
@@ -290,6 +308,7 @@ programs. Paths that begin with `/compat` answer the same, with events in the ty
 ## Requests
 
 - **Token.** `Authorization: Bearer jj_...`. See [security](security.md).
+- **Tenant.** That of the token. An operator of tenant `default` may name another one: `X-Tenant-Id: acme`.
 - **Repeats.** A POST with `Idempotency-Key: ...` (1 to 255 printable ASCII characters) may be sent again: the
   same key on the same route with the same body has one effect, and is answered the same for 24 hours, with
   `Idempotent-Replayed: true`. With another body it is 422.
@@ -439,6 +458,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "promises": promises,
     "providers": providers,
     "metrics": metrics,
+    "access": access,
 }
 """What stands for ``<!-- table: NAME -->`` in a page."""
 

@@ -100,6 +100,12 @@ class Overloaded(JamjetError):
     retryable = True
 
 
+class LimitReached(JamjetError):
+    """A limit of the tenant is reached; ``fields['limit']`` is its value."""
+
+    code = "limit_reached"
+
+
 class Unavailable(JamjetError):
     """The store or an owner cannot be reached. Nothing was written."""
 

@@ -171,8 +171,8 @@ async def look_at_database(url: str, token: str | None) -> DatabaseLook:
         before = time.time()
         now = await store.system.now()
         ours_ms = (before + time.time()) / 2 * 1_000
-        row = None if token is None else await store.system.token_by_hash(hash_token(token))
-        return DatabaseLook(round(now - ours_ms), None if row is None else row.role)
+        found = None if token is None else await store.system.credential(hash_token(token))
+        return DatabaseLook(round(now - ours_ms), None if found is None else found.token.role)
     finally:
         await store.close()
 

@@ -45,8 +45,11 @@ async def ensure_dev_token(store: "Store", path: Path = DEV_TOKEN_FILE) -> str:
 async def _is_good(store: "Store", token: str) -> bool:
     from api.cli.tokens import hash_token
 
-    row = await store.system.token_by_hash(hash_token(token))
-    return row is not None and row.role == _ROLE and row.revoked_at is None and row.expires_at is None
+    found = await store.system.credential(hash_token(token))
+    if found is None:
+        return False
+    row = found.token
+    return row.role == _ROLE and row.revoked_at is None and row.expires_at is None
 
 
 def write_private(path: Path, text: str) -> None:

@@ -66,7 +66,7 @@ def list_tokens(
     if output is Output.JSON:
         print_json({"tokens": rows})
     else:
-        print_rows(rows, ("id", "name", "role", "created_at", "expires_at", "revoked_at"))
+        print_rows(rows, ("id", "name", "role", "created_at", "expires_at", "revoked_at", "last_used_at"))
 
 
 @app.command("revoke")
@@ -120,7 +120,7 @@ def _on(database: str | None, work: "Callable[[Store], Awaitable[T]]") -> T:
 
     from actors.settings import load_settings
     from api.cli.config_file import read_config_file
-    from runtime.errors import JamjetError, Unavailable
+    from runtime.errors import JamjetError, NotFound, Unavailable
     from runtime.store import open_store
 
     file = read_config_file(needed=("database_url",))
@@ -137,6 +137,8 @@ def _on(database: str | None, work: "Callable[[Store], Awaitable[T]]") -> T:
         return asyncio.run(opened())
     except Unavailable as error:
         raise CliError(f"the database cannot be used: {error}", EXIT_UNREACHABLE) from None
+    except NotFound as error:
+        raise CliError(f"there is no {error}: see `jamjet tenants list`", EXIT_NOT_FOUND) from None
     except JamjetError as error:
         raise CliError(str(error), EXIT_USAGE) from None
 
@@ -157,6 +159,7 @@ def _shown(row: "TokenRow") -> dict[str, Any]:
         "created_at": _iso(row.created_at),
         "expires_at": _iso(row.expires_at),
         "revoked_at": _iso(row.revoked_at),
+        "last_used_at": _iso(row.last_used_at),
     }
 
 

@@ -301,7 +301,7 @@ def _decided(sequence: int, fields: dict[str, Any]) -> dict[str, Any]:
 @routes.post(
     "/executions/{execution_id}/cancel",
     responses=answers(Cancelled, refusals=(404, 409, 413, 415, 422)),
-    openapi_extra=declared("write", header_idempotency_key=KEY),
+    openapi_extra=declared("write", while_suspended=True, header_idempotency_key=KEY),
 )
 async def cancel_execution(request: Request, execution_id: str) -> Response:
     """Cancel it: nothing more is started, and late results are refused."""

@@ -27,13 +27,14 @@ REGISTER["requestBody"]["content"][YAML_TYPES[0]] = {"schema": {"type": "string"
 @routes.post(
     "/workflows",
     status_code=201,
-    responses=answers(WorkflowRegistered, status=201, refusals=(409, 413, 415)),
+    responses=answers(WorkflowRegistered, status=201, refusals=(409, 413, 415, 429)),
     openapi_extra=REGISTER,
 )
 async def register_workflow(request: Request) -> Response:
     """Register a version: ``{"ir": ...}``, ``{"yaml": "..."}``, or YAML as the body.
 
-    The same content again is 201 too; another content for a version that exists is 409.
+    The same content again is 201 too; another content for a version that exists is 409. A new workflow
+    over the tenant's limit ``max_workflows`` is 429.
     """
     compiled = await _compiled(request)
     graph = compiled.graph

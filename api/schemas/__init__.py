@@ -10,6 +10,10 @@ from api.schemas.answers import (
     ExecutionList,
     Health,
     StartAnswer,
+    Tenant,
+    TenantCreated,
+    TenantList,
+    TenantUpdated,
     TokenCreated,
     TokenList,
     TokenRevoked,
@@ -18,7 +22,16 @@ from api.schemas.answers import (
     WorkflowList,
     WorkflowRegistered,
 )
-from api.schemas.bodies import ApproveBody, EventBody, StartBody, TokenBody, WorkflowBody
+from api.schemas.bodies import (
+    ApproveBody,
+    EventBody,
+    StartBody,
+    TenantBody,
+    TenantChangeBody,
+    TenantLimitsBody,
+    TokenBody,
+    WorkflowBody,
+)
 
 __all__ = [
     "Accepted",
@@ -33,6 +46,13 @@ __all__ = [
     "Health",
     "StartAnswer",
     "StartBody",
+    "Tenant",
+    "TenantBody",
+    "TenantChangeBody",
+    "TenantCreated",
+    "TenantLimitsBody",
+    "TenantList",
+    "TenantUpdated",
     "TokenBody",
     "TokenCreated",
     "TokenList",

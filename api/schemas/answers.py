@@ -184,6 +184,7 @@ class Token(BaseModel):
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+    last_used_at: str | None
 
 
 class TokenCreated(Token):
@@ -197,3 +198,29 @@ class TokenList(BaseModel):
 class TokenRevoked(BaseModel):
     id: str
     revoked: bool
+
+
+class Tenant(BaseModel):
+    id: str
+    name: str
+    status: Literal["active", "suspended", "archived"]
+    policy: dict[str, Any]
+    limits: dict[str, int]
+    created_at: str
+    updated_at: str
+
+
+class TenantList(BaseModel):
+    tenants: list[Tenant]
+    total: int
+    limit: int
+    offset: int
+
+
+class TenantCreated(BaseModel):
+    tenant_id: str
+
+
+class TenantUpdated(BaseModel):
+    tenant_id: str
+    updated: bool

@@ -53,3 +53,29 @@ class TokenBody(_Body):
     role: Literal["operator", "developer", "reviewer", "viewer"]
     name: str = Field(default="", max_length=200)
     expires_in_s: int | None = Field(default=None, ge=1, le=10 * 366 * 86_400)
+
+
+class TenantLimitsBody(_Body):
+    """What a tenant may have at most; null or left out: no limit. Other limits are refused."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    max_workflows: int | None = Field(default=None, ge=0, le=1_000_000_000)
+
+
+class TenantBody(_Body):
+    """A tenant to create. Of ``policy`` only an empty object is supported."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(min_length=1, max_length=200)
+    policy: dict[str, Any] | None = None
+    limits: TenantLimitsBody | None = None
+
+
+class TenantChangeBody(_Body):
+    """What to change of a tenant. What is null or left out stays; ``limits`` replaces all limits."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    status: Literal["active", "suspended", "archived"] | None = None
+    policy: dict[str, Any] | None = None
+    limits: TenantLimitsBody | None = None

@@ -54,7 +54,12 @@ TENANT_CALLS: Mapping[str, tuple[Fault, ...]] = {
 }
 SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "now": READ_FAULTS,
-    "token_by_hash": READ_FAULTS,
+    "credential": READ_FAULTS,
+    "mark_tokens_used": WRITE_FAULTS,
+    "create_tenant": WRITE_FAULTS,
+    "tenant_row": READ_FAULTS,
+    "tenants": READ_FAULTS,
+    "update_tenant": WRITE_FAULTS,
     "fence": READ_FAULTS,
     "stored_execution": READ_FAULTS,
     "workflow": READ_FAULTS,

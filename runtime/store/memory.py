@@ -10,7 +10,8 @@ from typing import Literal, TypeVar
 
 from msgspec.structs import asdict, replace
 
-from runtime.errors import Conflict, Unavailable, ValueRejected
+from runtime.errors import Conflict, NotFound, Unavailable, ValueRejected
+from runtime.ids import DEFAULT_TENANT
 from runtime.store.limits import (
     DEAD_KEPT_MS,
     DEAD_SHOWN_MS,
@@ -21,6 +22,7 @@ from runtime.store.limits import (
 from runtime.store.port import (
     OPEN_STATUSES,
     OWNER_GONE_MS,
+    Credential,
     EventRow,
     ExecutionRow,
     ExecutorRow,
@@ -34,12 +36,16 @@ from runtime.store.port import (
     StoredExecution,
     SweepRow,
     SystemStore,
+    TenantRow,
+    TenantStatus,
     TokenRow,
     Turn,
     WorkflowRow,
+    check_workflow_limit,
+    tenant_taken,
     version_taken,
 )
-from runtime.store.values import check_row, check_turn
+from runtime.store.values import check_row, check_texts, check_turn
 
 Clock = Callable[[], int]
 Step = Callable[[str], Awaitable[None]]
@@ -73,8 +79,12 @@ class MemoryDatabase:
     workflows: dict[tuple[str, str, str], WorkflowRow] = field(default_factory=dict)
     """In order of registration."""
     tokens: dict[str, TokenRow] = field(default_factory=dict)
+    tenants: dict[str, TenantRow] = field(default_factory=dict)
     executors: dict[str, tuple[ExecutorRow, int | None]] = field(default_factory=dict)
     """The row, and when it was marked dead."""
+
+    def __post_init__(self) -> None:
+        self.tenants[DEFAULT_TENANT] = _new_tenant(DEFAULT_TENANT, DEFAULT_TENANT, "{}", "{}", self.clock())
 
     def commit(self, turn: Turn) -> Outcome:
         """All of one turn, or nothing of it."""
@@ -153,6 +163,18 @@ class MemoryDatabase:
                 found.consumed_at = turn.updated_at
         for message in turn.inbox_sent:
             self.send(turn.tenant_id, message, turn.updated_at)
+
+
+def _new_tenant(tenant_id: str, name: str, policy: str, limits: str, now: int) -> TenantRow:
+    return TenantRow(
+        tenant_id=tenant_id,
+        name=name,
+        status="active",
+        policy=policy,
+        limits=limits,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def _after(turn: Turn, row: ExecutionRow | None) -> ExecutionRow:
@@ -249,11 +271,19 @@ class MemoryTenantStore:
         check_row(row, row.workflow_id)
         await self._gate.before()
         key = (self.tenant_id, row.workflow_id, row.version)
+        if key not in self._database.workflows:
+            self._check_limit(row.workflow_id)
         stored = self._database.workflows.setdefault(key, row)
         if stored.digest != row.digest:
             raise version_taken(row)
         await self._gate.after()
         return stored
+
+    def _check_limit(self, workflow_id: str) -> None:
+        tenant = self._database.tenants.get(self.tenant_id)
+        known = {name for owner, name, _ in self._database.workflows if owner == self.tenant_id}
+        if tenant is not None and workflow_id not in known:
+            check_workflow_limit(self.tenant_id, tenant.limits, len(known))
 
     async def workflow(self, workflow_id: str, version: str | None = None) -> WorkflowRow | None:
         await self._gate.read()
@@ -323,6 +353,8 @@ class MemoryTenantStore:
         if row.tenant_id != self.tenant_id:
             raise ValueError(f"token {row.id!r} belongs to {row.tenant_id!r}, not to {self.tenant_id!r}")
         await self._gate.before()
+        if self.tenant_id not in self._database.tenants:
+            raise NotFound(f"tenant {self.tenant_id}")
         for other in self._database.tokens.values():
             if other.id == row.id or other.token_hash == row.token_hash:
                 raise Conflict(f"token {row.id!r} exists already")
@@ -358,10 +390,61 @@ class MemorySystemStore:
         await self._gate.read()
         return self._database.clock()
 
-    async def token_by_hash(self, token_hash: str) -> TokenRow | None:
+    async def credential(self, token_hash: str) -> Credential | None:
         await self._gate.read()
-        rows = self._database.tokens.values()
-        return next((row for row in rows if row.token_hash == token_hash), None)
+        for row in self._database.tokens.values():
+            if row.token_hash == token_hash:
+                return Credential(token=row, tenant_status=self._database.tenants[row.tenant_id].status)
+        return None
+
+    async def mark_tokens_used(self, token_ids: tuple[str, ...]) -> None:
+        await self._gate.before()
+        rows = self._database.tokens
+        for token_id in token_ids:
+            if token_id in rows:
+                rows[token_id] = replace(rows[token_id], last_used_at=self._database.clock())
+        await self._gate.after()
+
+    async def create_tenant(
+        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}"
+    ) -> TenantRow:
+        check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
+        await self._gate.before()
+        if tenant_id in self._database.tenants:
+            raise tenant_taken(tenant_id)
+        made = _new_tenant(tenant_id, name, policy, limits, self._database.clock())
+        self._database.tenants[tenant_id] = made
+        await self._gate.after()
+        return made
+
+    async def tenant_row(self, tenant_id: str) -> TenantRow | None:
+        await self._gate.read()
+        return self._database.tenants.get(tenant_id)
+
+    async def tenants(self, *, limit: int = 50, offset: int = 0) -> tuple[list[TenantRow], int]:
+        await self._gate.read()
+        rows = [row for _, row in sorted(self._database.tenants.items())]
+        return rows[offset : offset + limit], len(rows)
+
+    async def update_tenant(
+        self,
+        tenant_id: str,
+        *,
+        name: str | None = None,
+        status: TenantStatus | None = None,
+        policy: str | None = None,
+        limits: str | None = None,
+    ) -> TenantRow | None:
+        check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
+        await self._gate.before()
+        row = self._database.tenants.get(tenant_id)
+        if row is not None:
+            values = {"name": name, "status": status, "policy": policy, "limits": limits}
+            given = {field: value for field, value in values.items() if value is not None}
+            row = replace(row, **given, updated_at=self._database.clock())
+            self._database.tenants[tenant_id] = row
+        await self._gate.after()
+        return row
 
     async def fence(self, execution_id: str) -> Fence | None:
         await self._gate.read()

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from runtime.errors import Conflict
+from runtime.errors import Conflict, LimitReached
 
 OWNER_GONE_MS = 5_000
 """An owner whose last heartbeat is older than this is gone (by the database's clock)."""
@@ -201,6 +201,51 @@ class TokenRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
+    last_used_at: int | None = None
+
+
+TenantStatus = Literal["active", "suspended", "archived"]
+
+
+class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one tenant may have at most. None: no limit."""
+
+    max_workflows: int | None = None
+    """Ids of workflows; their versions do not count."""
+
+
+class TenantRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant. ``policy`` and ``limits`` are JSON text."""
+
+    tenant_id: str
+    name: str
+    status: TenantStatus
+    policy: str
+    limits: str
+    created_at: int
+    updated_at: int
+
+
+decode_limits = msgspec.json.Decoder(TenantLimits).decode
+
+
+def tenant_taken(tenant_id: str) -> Conflict:
+    """The refusal of a second tenant under one id."""
+    return Conflict(f"tenant {tenant_id!r} exists already")
+
+
+def check_workflow_limit(tenant_id: str, limits: str, count: int) -> None:
+    """Raise LimitReached where a tenant with so many workflow ids may have no other one."""
+    most = decode_limits(limits).max_workflows
+    if most is not None and count >= most:
+        raise LimitReached(f"tenant {tenant_id!r} has reached max_workflows, which is {most}", limit=most)
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """A token, and how its tenant stands."""
+
+    token: TokenRow
+    tenant_status: TenantStatus
 
 
 class ExecutorRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,6 +299,7 @@ class TenantStore(Protocol):
 
         Raises:
             Conflict: that version exists with another content.
+            LimitReached: its id is new, and the tenant has as many as it may have.
         """
 
     async def workflow(self, workflow_id: str, version: str | None = None) -> WorkflowRow | None:
@@ -284,7 +330,13 @@ class TenantStore(Protocol):
     async def idempotency(self, key: str, route: str) -> IdempotencyRecord | None:
         """The unexpired record of a key, or None."""
 
-    async def create_token(self, row: TokenRow) -> None: ...
+    async def create_token(self, row: TokenRow) -> None:
+        """Insert a token.
+
+        Raises:
+            Conflict: there is a token with that id or hash.
+            NotFound: there is no such tenant.
+        """
 
     async def tokens(self) -> list[TokenRow]: ...
 
@@ -293,12 +345,41 @@ class TenantStore(Protocol):
 
 
 class SystemStore(Protocol):
-    """The few queries across tenants: for owners, the Supervisor, and the token check."""
+    """The few queries across tenants, and those on tenants: for owners, the Supervisor, the token check."""
 
     async def now(self) -> int:
         """The database's clock."""
 
-    async def token_by_hash(self, token_hash: str) -> TokenRow | None: ...
+    async def credential(self, token_hash: str) -> Credential | None:
+        """The token with this hash, with its tenant's status; one query. None: no such token."""
+
+    async def mark_tokens_used(self, token_ids: tuple[str, ...]) -> None:
+        """Set ``last_used_at`` of these tokens to the database's now, in one transaction."""
+
+    async def create_tenant(
+        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}"
+    ) -> TenantRow:
+        """Insert an active tenant.
+
+        Raises:
+            Conflict: there is one with that id.
+        """
+
+    async def tenant_row(self, tenant_id: str) -> TenantRow | None: ...
+
+    async def tenants(self, *, limit: int = 50, offset: int = 0) -> tuple[list[TenantRow], int]:
+        """Tenants in the order of their ids, and how many there are."""
+
+    async def update_tenant(
+        self,
+        tenant_id: str,
+        *,
+        name: str | None = None,
+        status: TenantStatus | None = None,
+        policy: str | None = None,
+        limits: str | None = None,
+    ) -> TenantRow | None:
+        """Change what is given, and return the row as it is then; None: no such tenant."""
 
     async def fence(self, execution_id: str) -> Fence | None: ...
 

@@ -19,6 +19,7 @@ from runtime.store.port import (
     EventRow,
     ExecutionRow,
     InboxMessage,
+    TenantRow,
     TokenRow,
     WorkflowRow,
 )
@@ -37,6 +38,7 @@ from runtime.store.tables import (
     idempotency,
     inbox,
     snapshots,
+    tenants,
     workflows,
 )
 
@@ -51,6 +53,7 @@ class Queries:
         self._make_workflows()
         self._make_executions()
         self._make_tokens()
+        self._make_tenants()
         self._make_executors()
         self._make_sweep()
         self._make_load()
@@ -95,6 +98,9 @@ class Queries:
         count = sa.select(sa.func.count()).select_from(workflows)
         self.workflow_page = {False: self._make(page.where(own)), True: self._make(page.where(one))}
         self.workflow_count = {False: self._make(count.where(own)), True: self._make(count.where(one))}
+        self.workflow_ids = self._make(
+            sa.select(sa.func.count(table.workflow_id.distinct())).select_from(workflows).where(own)
+        )
         self.lock = (
             None
             if self._sqlite
@@ -214,12 +220,45 @@ class Queries:
         own = table.tenant_id == param("tenant_id")
         self.create_token = self._make(self._insert(api_tokens).on_conflict_do_nothing())
         self.tokens = self._make(sa.select(*columns).where(own).order_by(table.created_at, table.id))
-        self.token_by_hash = self._make(sa.select(*columns).where(table.token_hash == param("token_hash")))
+        self.credential = self._make(
+            sa.select(*columns, tenants.c.status)
+            .join_from(api_tokens, tenants, tenants.c.tenant_id == table.tenant_id)
+            .where(table.token_hash == param("token_hash"))
+        )
+        self.mark_token_used = self._make(
+            sa.update(api_tokens).values(last_used_at=clock_ms()).where(table.id == param("id"))
+        )
         self.revoke_token = self._make(
             sa.update(api_tokens)
             .values(revoked_at=clock_ms())
             .where(own, sa.or_(table.id == param("name"), table.name == param("name")))
             .where(table.revoked_at.is_(None))
+        )
+
+    # --- tenants ----------------------------------------------------------------------------------
+
+    def _make_tenants(self) -> None:
+        table = tenants.c
+        columns = [table[name] for name in TenantRow.__struct_fields__]
+        one = table.tenant_id == param("tenant_id")
+        given = {name: param(name) for name in ("tenant_id", "name", "policy", "limits")}
+        self.create_tenant = self._make(
+            self._insert(tenants)
+            .values(**given, status="active", created_at=clock_ms(), updated_at=clock_ms())
+            .on_conflict_do_nothing()
+            .returning(*columns)
+        )
+        self.tenant = self._make(sa.select(*columns).where(one))
+        self.tenant_page = self._make(
+            sa.select(*columns).order_by(table.tenant_id).limit(param("limit")).offset(param("offset"))
+        )
+        self.tenant_count = self._make(sa.select(sa.func.count()).select_from(tenants))
+        changed = {
+            name: sa.func.coalesce(param(name, sa.Text()), table[name])
+            for name in ("name", "status", "policy", "limits")
+        }
+        self.update_tenant = self._make(
+            sa.update(tenants).values(**changed, updated_at=clock_ms()).where(one).returning(*columns)
         )
 
     # --- executors --------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 
-from runtime.errors import Conflict, ValueRejected
+from runtime.errors import Conflict, NotFound, ValueRejected
 from runtime.ids import DEFAULT_TENANT
 from runtime.store.journal import CommitObserver, GroupCommitJournal
 from runtime.store.port import (
     OPEN_STATUSES,
+    Credential,
     EventRow,
     ExecutionRow,
     ExecutorRow,
@@ -21,14 +22,18 @@ from runtime.store.port import (
     StoredExecution,
     SweepRow,
     SystemStore,
+    TenantRow,
+    TenantStatus,
     TokenRow,
     WorkflowRow,
+    check_workflow_limit,
+    tenant_taken,
     version_taken,
 )
 from runtime.store.queries import Queries
 from runtime.store.sql import Database, Query, Session, Statement, T
 from runtime.store.threads import Readers
-from runtime.store.values import check_row
+from runtime.store.values import check_row, check_texts
 
 READ_THREADS = 4
 PRUNE_ROWS_MAX = 5_000
@@ -100,6 +105,7 @@ class SqlTenantStore:
                 session.execute(queries.lock, name=f"workflows:{tenant_id}")
             stored = session.row(queries.workflow, **name)
             if stored is None:
+                self._check_limit(session, row.workflow_id)
                 session.execute(queries.register_workflow, tenant_id=tenant_id, **msgspec.structs.asdict(row))
                 return row
             found = WorkflowRow(**dict(zip(WorkflowRow.__struct_fields__, stored, strict=True)))
@@ -108,6 +114,16 @@ class SqlTenantStore:
             return found
 
         return await self._journal.run(register)
+
+    def _check_limit(self, session: Session, workflow_id: str) -> None:
+        """Raise LimitReached where another id is one too many; a version more of a known id never is."""
+        own = {"tenant_id": self.tenant_id}
+        tenant = _struct(TenantRow, session.row(self._queries.tenant, **own))
+        if tenant is None or tenant.limits == "{}":
+            return
+        if session.row(self._queries.latest_workflow, workflow_id=workflow_id, **own) is None:
+            count = session.scalar(self._queries.workflow_ids, **own)
+            check_workflow_limit(self.tenant_id, tenant.limits, count)
 
     async def workflow(self, workflow_id: str, version: str | None = None) -> WorkflowRow | None:
         if version is None:
@@ -189,15 +205,14 @@ class SqlTenantStore:
         return _struct(IdempotencyRecord, found)
 
     async def create_token(self, row: TokenRow) -> None:
-        """Raises:
-        Conflict: there is a token with that id or hash.
-        """
         check_row(row, row.id)
         if row.tenant_id != self.tenant_id:
             raise ValueError(f"token {row.id!r} belongs to {row.tenant_id!r}, not to {self.tenant_id!r}")
         values = msgspec.structs.asdict(row)
 
         def create(session: Session) -> int:
+            if session.row(self._queries.tenant, tenant_id=self.tenant_id) is None:
+                raise NotFound(f"tenant {self.tenant_id}")
             return session.execute(self._queries.create_token, **values).rowcount
 
         if await self._journal.run(create) == 0:
@@ -230,9 +245,57 @@ class SqlSystemStore:
         now: int = await self._readers.read(lambda session: session.scalar(self._queries.now))
         return now
 
-    async def token_by_hash(self, token_hash: str) -> TokenRow | None:
-        found = await _row(self._readers, self._queries.token_by_hash, token_hash=token_hash)
-        return _struct(TokenRow, found)
+    async def credential(self, token_hash: str) -> Credential | None:
+        found = await _row(self._readers, self._queries.credential, token_hash=token_hash)
+        if found is None:
+            return None
+        *token, status = found
+        return Credential(token=_made(TokenRow, token), tenant_status=status)
+
+    async def mark_tokens_used(self, token_ids: tuple[str, ...]) -> None:
+        def mark(session: Session) -> None:
+            for token_id in sorted(token_ids):
+                session.execute(self._queries.mark_token_used, id=token_id)
+
+        await self._journal.run(mark)
+
+    async def create_tenant(
+        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}"
+    ) -> TenantRow:
+        check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
+        values = {"tenant_id": tenant_id, "name": name, "policy": policy, "limits": limits}
+        made = await self._journal.run(lambda session: session.row(self._queries.create_tenant, **values))
+        if made is None:
+            raise tenant_taken(tenant_id)
+        return _made(TenantRow, made)
+
+    async def tenant_row(self, tenant_id: str) -> TenantRow | None:
+        return _struct(TenantRow, await _row(self._readers, self._queries.tenant, tenant_id=tenant_id))
+
+    async def tenants(self, *, limit: int = 50, offset: int = 0) -> tuple[list[TenantRow], int]:
+        def page(session: Session) -> tuple[list[Any], int]:
+            rows = session.rows(self._queries.tenant_page, limit=limit, offset=offset)
+            return rows, session.scalar(self._queries.tenant_count)
+
+        rows, total = await self._readers.read(page)
+        return [_made(TenantRow, row) for row in rows], total
+
+    async def update_tenant(
+        self,
+        tenant_id: str,
+        *,
+        name: str | None = None,
+        status: TenantStatus | None = None,
+        policy: str | None = None,
+        limits: str | None = None,
+    ) -> TenantRow | None:
+        check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
+        values = {"name": name, "status": status, "policy": policy, "limits": limits}
+
+        def change(session: Session) -> Any | None:
+            return session.row(self._queries.update_tenant, tenant_id=tenant_id, **values)
+
+        return _struct(TenantRow, await self._journal.run(change))
 
     async def fence(self, execution_id: str) -> Fence | None:
         found = await _row(self._readers, self._queries.fence, execution_id=execution_id)

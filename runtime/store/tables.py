@@ -170,6 +170,22 @@ class ApiToken(Table, table=True):
     created_at: int = Field(sa_type=BigInteger)
     expires_at: int | None = Field(default=None, sa_type=BigInteger)
     revoked_at: int | None = Field(default=None, sa_type=BigInteger)
+    last_used_at: int | None = Field(default=None, sa_type=BigInteger)
+    """At most a minute or so behind: it is written now and then, not at each use."""
+
+
+class Tenant(Table, table=True):
+    """One tenant. It is never deleted, so what names it never dangles."""
+
+    __tablename__ = "tenants"
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    name: str = Field(sa_type=Text)
+    status: str = Field(sa_type=Text)
+    policy: str = Field(sa_type=Text)
+    limits: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
 
 
 class Executor(Table, table=True):
@@ -199,4 +215,5 @@ snapshots = metadata.tables["snapshots"]
 idempotency = metadata.tables["idempotency"]
 inbox = metadata.tables["inbox"]
 api_tokens = metadata.tables["api_tokens"]
+tenants = metadata.tables["tenants"]
 executors = metadata.tables["executors"]

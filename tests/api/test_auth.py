@@ -9,62 +9,9 @@ import pytest
 from actors.settings import Settings
 from api.app import build_app
 from api.auth import ALLOWED, Access
-from api.routing import SecuredRoute
-from tests.fixtures.api import ROLES, Api, assert_error_shape, assert_refused, routes_of
-
-INVALID = "invalid or expired token"
-TOO_LOW = {
-    "write": "insufficient role — developer or operator required",
-    "operate": "insufficient role — operator required",
-}
-FRAMEWORK_ROUTES = {"/openapi.json"}
-"""Served by FastAPI itself: the document, to everybody."""
-BODIES: dict[str, Any] = {
-    "/workflows": {"ir": {}},
-    "/executions": {"workflow_id": "of-nobody"},
-    "/executions/{execution_id}/cancel": None,
-    "/executions/{execution_id}/approve": {"decision": "approved"},
-    "/executions/{execution_id}/external-event": {"correlation_key": "k", "payload": {}},
-    "/tokens": {"role": "viewer"},
-}
-"""A body for every POST, so that only the caller can be what is wrong."""
-
-
-def secured_routes() -> list[tuple[str, str, Access]]:
-    """(method, path template, access) of every route; one without a declared access is an error."""
-    found: list[tuple[str, str, Access]] = []
-    app = build_app(Settings())
-    for route in routes_of(app):
-        if route.path in FRAMEWORK_ROUTES:
-            continue
-        assert isinstance(route, SecuredRoute), f"{route.path} is not declared through api.routing"
-        found.extend((method, route.path, route.access) for method in sorted(route.methods))
-    return found
-
-
-ROUTES = secured_routes()
-PROTECTED = [route for route in ROUTES if route[2] != "public"]
-
-
-def filled(path: str, execution_id: str = "exec_abc123", workflow_id: str = "of-nobody") -> str:
-    """A path template with ids in their places."""
-    values = {
-        "{execution_id}": execution_id,
-        "{workflow_id}": workflow_id,
-        "{version}": "1.0.0",
-        "{token_id}": "tok_1",
-    }
-    for name, value in values.items():
-        path = path.replace(name, value)
-    assert "{" not in path, f"no value is known for {path}"
-    return path
-
-
-async def call(api: Api, method: str, path: str, **more: Any) -> httpx2.Response:
-    body = BODIES[path] if method == "POST" else None
-    sent = {} if body is None else {"json": body}
-    return await api.ask(method, filled(path), **sent, **more)
-
+from api.routing import router
+from tests.fixtures.api import ROLES, Api, assert_error_shape, assert_refused
+from tests.fixtures.routes import BODIES, INVALID, PROTECTED, ROUTES, TOO_LOW, call, filled
 
 # --- the matrix ---------------------------------------------------------------------------------
 
@@ -74,6 +21,14 @@ def test_every_route_declares_who_may_call_it() -> None:
     assert {access for _, _, access in ROUTES} == set(get_args(Access))
     public = {path for _, path, access in ROUTES if access == "public"}
     assert public == {"/health", "/health/live", "/health/ready", "/docs"}
+
+
+@pytest.mark.parametrize("extra", [None, {}, {"x-access": "everybody"}])
+def test_a_route_that_does_not_declare_it_cannot_be_made(extra: dict[str, Any] | None) -> None:
+    async def handler() -> None: ...
+
+    with pytest.raises((KeyError, AssertionError)):
+        router("careless").add_api_route("/careless", handler, openapi_extra=extra)
 
 
 def test_whatever_writes_needs_more_than_reading() -> None:
@@ -265,8 +220,8 @@ async def test_dev_mode_refuses_whoever_comes_by_another_name(dev_api: Api, host
 async def test_dev_mode_reads_no_body_that_a_foreign_page_may_send(dev_api: Api) -> None:
     for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         headers = {"Content-Type": media_type}
-        for path, body in BODIES.items():
-            if body is not None:
-                answer = await dev_api.post(filled(path), role=None, content=b"{}", headers=headers)
+        for method, path, _ in PROTECTED:
+            if BODIES.get(path) is not None and method != "GET":
+                answer = await dev_api.ask(method, filled(path), role=None, content=b"{}", headers=headers)
                 assert answer.status_code == 415, path
                 assert_error_shape(answer)

@@ -23,7 +23,7 @@ class Down:
         self._error = error
         self.journal = self.system = self
         if tokens is not None:
-            self.token_by_hash = tokens.system.token_by_hash
+            self.credential = tokens.system.credential
 
     def tenant(self, tenant_id: str) -> "Down":
         return self

@@ -15,6 +15,7 @@ from runtime.store import (
     IdempotencyRecord,
     NewExecution,
     Store,
+    TokenRow,
     Turn,
     WorkflowRow,
     open_store,
@@ -29,6 +30,7 @@ _SHIFTED = {
     "idempotency": ("expires_at",),
     "inbox": ("created_at", "consumed_at"),
     "executions": ("wake_at",),
+    "tenants": ("created_at", "updated_at"),
 }
 
 
@@ -198,3 +200,15 @@ def executor(incarnation: str, **changes: Any) -> ExecutorRow:
         "heartbeat_at": 0,
     }
     return ExecutorRow(**(values | changes))
+
+
+def token(token_id: str, tenant_id: str = "default", **changes: Any) -> TokenRow:
+    values: dict[str, Any] = {
+        "id": token_id,
+        "tenant_id": tenant_id,
+        "name": f"name of {token_id}",
+        "role": "operator",
+        "token_hash": f"hash of {token_id}",
+        "created_at": 5,
+    }
+    return TokenRow(**(values | changes))

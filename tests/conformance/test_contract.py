@@ -148,6 +148,26 @@ ERRORS = {
     500: json.loads('{ "error": "internal error: ..." }'),
 }
 
+TENANT_REQUEST = json.loads("""
+{
+"id": "acme",
+"name": "Acme Corp"
+}""")
+
+TENANT_ANSWER = json.loads("""
+{
+"tenant_id": "acme"
+}""")
+
+TENANT_CHANGE = json.loads("""
+{
+"name": "Acme Corporation",
+"status": "active",
+"policy": {},
+"limits": {}
+}""")
+"""The contract leaves the last two open: ``{ ... }``."""
+
 STATUSES = ("running", "paused", "completed", "failed", "cancelled")
 KINDS = (
     "WorkflowStarted",
@@ -347,6 +367,32 @@ async def test_listing_workers(bare_api: Api) -> None:
     assert worker["status"] == "active"
 
 
+# --- tenants ------------------------------------------------------------------------------------
+
+
+async def test_creating_a_tenant(bare_api: Api) -> None:
+    request = TENANT_REQUEST | {"id": "globex"}  # There is an acme already.
+    answer = await bare_api.post("/tenants", request, role="operator")
+    assert (answer.status_code, answer.json()) == (201, TENANT_ANSWER | {"tenant_id": "globex"})
+
+
+async def test_reading_tenants(bare_api: Api) -> None:
+    listed = (await bare_api.get("/tenants", role="operator")).json()["tenants"]
+    shown = (await bare_api.get("/tenants/acme", role="operator")).json()
+    assert shown in listed
+    assert shown.items() >= TENANT_REQUEST.items()
+
+
+@pytest.mark.parametrize(
+    "fields", [("name", "status", "policy", "limits"), *((key,) for key in TENANT_CHANGE), ()]
+)
+async def test_every_field_of_a_change_is_optional(bare_api: Api, fields: tuple[str, ...]) -> None:
+    request = {name: TENANT_CHANGE[name] for name in fields}
+    answer = await bare_api.ask("PUT", "/tenants/acme", role="operator", json=request)
+    assert (answer.status_code, answer.json()["tenant_id"]) == (200, "acme")
+    assert (await bare_api.get("/tenants/acme", role="operator")).json().items() >= request.items()
+
+
 # --- roles --------------------------------------------------------------------------------------
 
 READS = ("/executions", "/workflows", "/workers")
@@ -357,7 +403,7 @@ WRITES = (
     "/executions/exec_abc123/approve",
     "/executions/exec_abc123/external-event",
 )
-MANAGES = ("/tokens",)
+MANAGES = ("/tokens", "/tenants", "/tenants/default")
 
 
 @pytest.mark.parametrize("role", ROLES)

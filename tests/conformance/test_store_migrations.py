@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -15,7 +16,7 @@ from runtime.store.postgres import PostgresDatabase
 from runtime.store.sql import Database
 from runtime.store.sqlite import SqliteDatabase
 from runtime.store.tables import metadata
-from tests.conformance.store_cases import Sql, Sqlite, first_turn
+from tests.conformance.store_cases import Postgres, Sql, Sqlite, first_turn
 from tests.fixtures.postgres import PostgresServer
 
 
@@ -101,3 +102,38 @@ async def test_a_newer_releases_database_is_left_alone(sql_database: Sql, migrat
 
     with pytest.raises(Unavailable, match=r"'9999', of a newer release"):
         await open_store(sql_database.url, migrate=migrate)
+
+
+async def test_whoever_had_tokens_or_workflows_before_tenants_were_rows_is_a_tenant(
+    sql_database: Sql, postgres_server: PostgresServer
+) -> None:
+    old = sql_database
+    if not isinstance(old, Sqlite):
+        old = Postgres(postgres_server.create_database(migrated=False))
+    _upgrade(_database(old), "0001")
+    old.execute("INSERT INTO api_tokens VALUES ('t1', 'acme', 'ci', 'viewer', 'h1', 5, NULL, NULL)")
+    old.execute("INSERT INTO workflows VALUES ('globex', 'w', '1', 1, 'd', '{}', '{}', 5)")
+
+    store = await open_store(old.url)
+
+    rows, _ = await store.system.tenants()
+    assert [(row.tenant_id, row.status) for row in rows] == [
+        ("acme", "active"),
+        ("default", "active"),
+        ("globex", "active"),
+    ]
+    found = await store.system.credential("h1")
+    assert found is not None
+    assert (found.token.name, found.token.last_used_at) == ("ci", None)
+    await store.close()
+    if old is not sql_database:
+        postgres_server.drop_database(old.url)
+
+
+def _upgrade(database: Database, revision: str) -> None:
+    engine = database.engine()
+    with engine.begin() as connection:
+        configuration = config()
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, revision)
+    engine.dispose()

@@ -4,9 +4,18 @@ import asyncio
 
 import pytest
 
-from runtime.errors import Conflict, ValueRejected
-from runtime.store import EventRow, InboxMessage, Outcome, Store, TokenRow, WorkflowRow
-from tests.conformance.store_cases import Database, Sql, events, first_turn, next_turn, record, workflow
+from runtime.errors import Conflict, NotFound, ValueRejected
+from runtime.store import Credential, EventRow, InboxMessage, Outcome, Store, WorkflowRow
+from tests.conformance.store_cases import (
+    Database,
+    Sql,
+    events,
+    first_turn,
+    next_turn,
+    record,
+    token,
+    workflow,
+)
 
 # --- executions -------------------------------------------------------------------------------------
 
@@ -130,6 +139,7 @@ async def test_two_tenants_never_see_each_other(store: Store) -> None:
     message = InboxMessage(execution_id="exec_1", message_id="m1", body="{}")
     await store.journal.commit(first_turn("exec_1", tenant_id="a", idempotency=record(), snapshot="{}"))
     await store.tenant("a").register_workflow(workflow())
+    await store.system.create_tenant("a", "A")
     await store.tenant("a").create_token(token("t1", "a"))
     await store.send("b", message)
     other = store.tenant("b")
@@ -228,24 +238,12 @@ async def test_a_workflow_with_a_value_that_not_every_database_holds_is_refused(
 # --- tokens -----------------------------------------------------------------------------------------
 
 
-def token(token_id: str, tenant_id: str = "default", **changes: object) -> TokenRow:
-    values: dict[str, object] = {
-        "id": token_id,
-        "tenant_id": tenant_id,
-        "name": f"name of {token_id}",
-        "role": "operator",
-        "token_hash": f"hash of {token_id}",
-        "created_at": 5,
-    }
-    return TokenRow(**(values | changes))  # type: ignore[arg-type]
-
-
 async def test_a_token_is_found_by_its_hash(store: Store) -> None:
     kept = token("t1", expires_at=77)
     await store.tenant("default").create_token(kept)
 
-    assert await store.system.token_by_hash("hash of t1") == kept
-    assert await store.system.token_by_hash("hash of t2") is None
+    assert await store.system.credential("hash of t1") == Credential(token=kept, tenant_status="active")
+    assert await store.system.credential("hash of t2") is None
     assert await store.tenant("default").tokens() == [kept]
 
 
@@ -267,14 +265,11 @@ async def test_a_revoked_token_is_kept_and_marked(store: Store, name: str) -> No
     assert await tenant.revoke_token(name) is False
     assert await tenant.revoke_token("unknown") is False
 
-    revoked = await store.system.token_by_hash("hash of t1")
-    assert revoked is not None
+    [revoked, live] = await tenant.tokens()
     assert revoked.expires_at == 77
     now = await store.system.now()
     assert revoked.revoked_at is not None
     assert now - 60_000 <= revoked.revoked_at <= now
-    live = await store.system.token_by_hash("hash of t2")
-    assert live is not None
     assert live.revoked_at is None
 
 
@@ -294,3 +289,21 @@ async def test_a_token_is_made_once(store: Store, changes: dict[str, str]) -> No
 async def test_a_token_of_another_tenant_is_not_made(store: Store) -> None:
     with pytest.raises(ValueError, match="belongs to 'other'"):
         await store.tenant("default").create_token(token("t1", "other"))
+
+
+async def test_a_token_of_no_tenant_is_not_made(store: Store) -> None:
+    with pytest.raises(NotFound, match="tenant other"):
+        await store.tenant("other").create_token(token("t1", "other"))
+
+
+async def test_the_last_use_of_tokens_is_dated_by_the_database(store: Store) -> None:
+    tenant = store.tenant("default")
+    for name in ("t1", "t2", "t3"):
+        await tenant.create_token(token(name))
+
+    await store.system.mark_tokens_used(("t3", "t1", "unknown"))
+
+    used = {row.id: row.last_used_at for row in await tenant.tokens()}
+    now = await store.system.now()
+    assert used["t2"] is None
+    assert all(now - 60_000 <= (used[name] or 0) <= now for name in ("t1", "t3"))

@@ -213,7 +213,7 @@ async def test_a_name_that_no_row_can_have_is_unknown(store: Store, name: str) -
     assert await tenant.workflow(name) is None
     assert await tenant.executions(workflow_id=name) == ([], 0)
     assert await tenant.workflows(workflow_id=name) == ([], 0)
-    assert await store.system.token_by_hash(name) is None
+    assert await store.system.credential(name) is None
     assert await store.system.fence(name) is None
 
 

@@ -1,5 +1,6 @@
 """``jamjet token``: it works on the database alone, and prints the token alone."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.cli import main as cli
+from runtime.store import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +20,20 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture
+def acme(database: Path) -> None:
+    """The tenant of that id."""
+
+    async def make() -> None:
+        store = await open_store(str(database))
+        await store.system.create_tenant("acme", "Acme")
+        await store.close()
+
+    asyncio.run(make())
+
+
 def test_create_prints_the_token_alone_and_stores_its_hash(
-    database: Path, capsys: pytest.CaptureFixture[str]
+    acme: None, database: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["token", "create", "--role", "developer", "--tenant", "acme", "--name", "ci"]) == 0
 
@@ -49,7 +63,9 @@ def test_an_unknown_role_exits_with_2() -> None:
     assert cli.main(["token", "create", "--role", "root"]) == 2
 
 
-def test_list_shows_tokens_of_the_tenant_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_tokens_of_the_tenant_without_secrets(
+    acme: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     cli.main(["token", "create", "--role", "viewer", "--name", "mine"])
     cli.main(["token", "create", "--role", "viewer", "--name", "theirs", "--tenant", "acme"])
     secrets = capsys.readouterr().out.split()
@@ -71,11 +87,17 @@ def test_revoke_by_id_works_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert repr(token_id) in capsys.readouterr().err
 
 
-def test_a_token_of_another_tenant_is_not_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_of_another_tenant_is_not_found(acme: None, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["token", "create", "--role", "viewer", "--tenant", "acme", "-o", "json"])
     token_id = json.loads(capsys.readouterr().out)["id"]
 
     assert cli.main(["token", "revoke", token_id]) == 3
+
+
+def test_a_token_of_no_tenant_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["token", "create", "--role", "viewer", "--tenant", "acme"]) == 3
+
+    assert "there is no tenant acme" in capsys.readouterr().err
 
 
 def test_a_database_that_is_none_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

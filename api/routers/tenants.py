@@ -1,0 +1,105 @@
+"""Tenants: who shares this server. For operators of tenant ``default``."""
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from api import render
+from api.requests import page, read_json, validated
+from api.resources import resources
+from api.routing import answers, declared, router
+from api.schemas import (
+    Tenant,
+    TenantBody,
+    TenantChangeBody,
+    TenantCreated,
+    TenantLimitsBody,
+    TenantList,
+    TenantUpdated,
+)
+from runtime.errors import BadRequest, NotFound
+from runtime.ids import DEFAULT_TENANT
+from runtime.store.port import TenantLimits
+
+routes = router("tenants")
+
+
+@routes.post(
+    "/tenants",
+    status_code=201,
+    responses=answers(TenantCreated, status=201, refusals=(409, 413, 415)),
+    openapi_extra=declared("administer", TenantBody),
+)
+async def create_tenant(request: Request) -> Response:
+    """Create a tenant. Its first token is made with ``POST /tokens`` and ``X-Tenant-Id``."""
+    _, value = await read_json(request)
+    body = validated(TenantBody, value)
+    _require_no_policy(body.policy)
+    row = await resources(request).store.system.create_tenant(
+        body.id, body.name, limits=_limits(body.limits) or "{}"
+    )
+    location = f"/tenants/{quote(row.tenant_id, safe='')}"
+    return render.answer({"tenant_id": row.tenant_id}, 201, {"Location": location})
+
+
+@routes.get(
+    "/tenants",
+    responses=answers(TenantList),
+    openapi_extra=declared("administer", limit="1 to 500, default 50", offset="how many to leave out"),
+)
+async def list_tenants(request: Request) -> Response:
+    """All tenants, in the order of their ids."""
+    limit, offset = page(request)
+    rows, total = await resources(request).store.system.tenants(limit=limit, offset=offset)
+    shown = [render.tenant(row) for row in rows]
+    return render.answer({"tenants": shown, "total": total, "limit": limit, "offset": offset})
+
+
+@routes.get("/tenants/{tenant_id}", responses=answers(Tenant), openapi_extra=declared("administer"))
+async def get_tenant(request: Request, tenant_id: str) -> Response:
+    """One tenant."""
+    row = await resources(request).store.system.tenant_row(tenant_id)
+    if row is None:
+        raise NotFound(f"tenant {tenant_id}")
+    return render.answer(render.tenant(row))
+
+
+@routes.put(
+    "/tenants/{tenant_id}",
+    responses=answers(TenantUpdated, refusals=(413, 415)),
+    openapi_extra=declared("administer", TenantChangeBody),
+)
+async def update_tenant(request: Request, tenant_id: str) -> Response:
+    """Change what is given. A status takes effect everywhere within 5 s; what runs goes on."""
+    _, value = await read_json(request)
+    body = validated(TenantChangeBody, value)
+    _require_no_policy(body.policy)
+    if tenant_id == DEFAULT_TENANT and body.status not in (None, "active"):
+        raise BadRequest(f"status: tenant {DEFAULT_TENANT} stays active, as its operators manage the others")
+    row = await resources(request).store.system.update_tenant(
+        tenant_id, name=body.name, status=body.status, limits=_limits(body.limits)
+    )
+    if row is None:
+        raise NotFound(f"tenant {tenant_id}")
+    return render.answer({"tenant_id": tenant_id, "updated": True})
+
+
+def _require_no_policy(policy: dict[str, Any] | None) -> None:
+    if policy:
+        raise BadRequest("policy is not supported yet: leave it out, or give {}")
+
+
+def _limits(given: TenantLimitsBody | None) -> str | None:
+    """Limits as the row keeps them; None: none were given.
+
+    Raises:
+        BadRequest: naming a limit that nothing would hold.
+    """
+    if given is None:
+        return None
+    for name in given.model_extra or ():
+        raise BadRequest(f"limit {name[:40]} is not supported: only max_workflows is")
+    return msgspec.json.encode(TenantLimits(max_workflows=given.max_workflows)).decode()
