@@ -94,6 +94,14 @@ class ApiClient:
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         return self._call("POST", path, headers=headers, **({} if body is None else {"json": body}))
 
+    def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """PUT; an answer that was lost is asked for again, as a repeat changes nothing more.
+
+        Raises:
+            CliError: with the sentence and the exit code that the user gets.
+        """
+        return self._call("PUT", path, json=body)
+
     @contextlib.contextmanager
     def stream(
         self, path: str, *, params: dict[str, Any], headers: dict[str, str], deadline: float | None
@@ -192,7 +200,7 @@ def _refusal(response: "httpx2.Response") -> str:
         error = f"the server answered {response.status_code} {response.reason_phrase}"
     if response.status_code == 401:
         return f"{error}: set JAMJET_TOKEN, or make a token with `jamjet token create`"
-    if response.status_code == 429:
+    if response.status_code == 429 and "Retry-After" in response.headers:
         return f"{error}: try again in {int(_retry_after_s(response)) or 1} s"
     return error
 

@@ -349,6 +349,82 @@ class TestErrors:
         assert cli.main(arguments) == 2
 
 
+TENANT = {
+    "id": "acme",
+    "name": "Acme Corp",
+    "status": "active",
+    "policy": {},
+    "limits": {"max_workflows": 3},
+    "created_at": "2026-03-12T10:00:00.000Z",
+    "updated_at": "2026-03-12T10:00:00.000Z",
+}
+
+
+class TestTenants:
+    def test_they_are_listed_and_shown(self, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+        stub.on("GET /tenants", (200, {"tenants": [TENANT], "total": 1, "limit": 50, "offset": 0}))
+        stub.on("GET /tenants/acme", (200, TENANT))
+
+        assert cli.main(["tenants", "list", "--limit", "7"]) == 0
+        assert cli.main(["tenants", "show", "acme"]) == 0
+        head, *rows = capsys.readouterr().out.splitlines()
+        assert head.split()[:3] == ["ID", "NAME", "STATUS"]
+        assert all("Acme Corp" in row for row in (rows[0], rows[-1]))
+        assert stub.asked[0]["query"] == {"limit": "7", "offset": "0"}
+        assert cli.main(["tenants", "show", "acme", "-o", "json"]) == 0
+        assert json.loads(capsys.readouterr().out) == TENANT
+
+    @pytest.mark.parametrize(
+        ("options", "more"),
+        [
+            ([], {"name": "acme"}),
+            (["--name", "Acme Corp"], {"name": "Acme Corp"}),
+            (["--limits", '{"max_workflows": 3}'], {"name": "acme", "limits": {"max_workflows": 3}}),
+        ],
+    )
+    def test_one_is_made(self, stub: Stub, options: list[str], more: dict[str, Any]) -> None:
+        stub.on("POST /tenants", (201, {"tenant_id": "acme"}))
+
+        assert cli.main(["tenants", "create", "acme", *options]) == 0
+
+        assert stub.sent("POST /tenants")["body"] == {"id": "acme", **more}
+
+    @pytest.mark.parametrize(
+        ("options", "body"),
+        [
+            (["--name", "Other"], {"name": "Other"}),
+            (["--status", "suspended"], {"status": "suspended"}),
+            (["--limits", "{}"], {"limits": {}}),
+        ],
+    )
+    def test_one_is_changed_by_what_is_given(
+        self, stub: Stub, options: list[str], body: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stub.on("PUT /tenants/acme", (200, {"tenant_id": "acme", "updated": True}))
+
+        assert cli.main(["tenants", "update", "acme", *options]) == 0
+
+        assert stub.sent("PUT /tenants/acme")["body"] == body
+        assert capsys.readouterr() == ("", "changed tenant acme\n")
+
+    @pytest.mark.parametrize("options", [[], ["--status", "closed"], ["--limits", "[]"], ["--limits", "{"]])
+    def test_a_change_of_nothing_or_to_nonsense_exits_with_2(self, stub: Stub, options: list[str]) -> None:
+        assert cli.main(["tenants", "update", "acme", *options]) == 2
+
+        assert stub.asked == []
+
+    def test_a_limit_that_is_reached_is_not_to_be_tried_again(
+        self, stub: Stub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        said = "limit reached: tenant 'acme' has reached max_workflows, which is 1"
+        stub.on("POST /workflows", (429, {"error": said}))
+        (tmp_path / "greet.yaml").write_text("workflow: {id: greet}\n")
+
+        assert cli.main(["run", "greet.yaml"]) == 5
+
+        assert capsys.readouterr().err == f"error: {said}\n"
+
+
 class TestToken:
     def test_it_comes_from_the_environment(self, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("JAMJET_TOKEN", "jj_mine")

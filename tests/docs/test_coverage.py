@@ -71,6 +71,22 @@ def test_every_route_is_there() -> None:
             assert f"### {method.upper()} {path}\n" in page("rest.md")
 
 
+def test_every_route_says_which_roles_it_takes() -> None:
+    table = section(page("security.md"), "Tokens and roles")
+    row = r"^\| `(\w+ /\S*)` \| (.+) \|$"
+    shown = {route: cells.split(" | ") for route, cells in re.findall(row, table, re.MULTILINE)}
+    assert shown.keys() == {
+        f"{method.upper()} {path}"
+        for path, methods in openapi()["paths"].items()
+        for method, operation in methods.items()
+        if operation["x-access"] != "public"
+    }
+    assert shown["GET /executions"] == ["yes", "yes", "yes", "yes"]
+    assert shown["POST /executions"] == ["yes", "yes", "no", "no"]
+    assert shown["DELETE /tokens/{token_id}"] == ["yes", "no", "no", "no"]
+    assert shown["PUT /tenants/{tenant_id}"] == ["of `default`", "no", "no", "no"]
+
+
 def test_every_error_code_is_there() -> None:
     codes = {kind.code for kind in generate.error_classes()}
     assert {"bad_request", "invalid_workflow", "conflict", "outcome_unknown", "bad_template"} <= codes
