@@ -6,6 +6,7 @@ What was recorded leaves as a snapshot: to ``GET /metrics`` of any replica, and 
 many is counted under ``other`` in each of its labels.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +43,7 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Snapshot).decode
 
 
-class Metric:
+class Metric(ABC):
     """A name, what it means, and the names of its labels. One thread at a time may record in it."""
 
     kind: ClassVar[Literal["counter", "gauge", "histogram"]]
@@ -57,9 +58,9 @@ class Metric:
         """The names of its samples in Prometheus's text format."""
         return (self.name,)
 
+    @abstractmethod
     def figures(self) -> Iterator[Figure]:
         """Every series as it stands."""
-        raise NotImplementedError
 
     def _admitted(self, labels: Labels, present: int) -> Labels:
         if len(labels) != len(self.labels):
