@@ -73,7 +73,8 @@ class SqliteDatabase:
             connection = sqlite3.connect(
                 self.path, timeout=READ_WAIT_S, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            # Another process that creates the file holds it meanwhile, and SQLite does not wait for that.
+            _when_unlocked(connection, "PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = OFF")
             connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -102,7 +103,7 @@ class SqliteWriter:
 
     def _transaction(self, query: Query[T]) -> T:
         try:
-            self._begin()
+            _when_unlocked(self._connection, "BEGIN IMMEDIATE")
             result = query(self._session)
         except JamjetError:
             self._rollback()
@@ -120,25 +121,27 @@ class SqliteWriter:
             raise _failure(error) from error
         return result
 
-    def _begin(self) -> None:
-        deadline = time.monotonic() + LOCK_WAIT_MS / 1_000
-        while True:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if _primary_code(error) != sqlite3.SQLITE_BUSY:
-                    raise
-                if time.monotonic() >= deadline:
-                    raise Unavailable(
-                        f"the database was locked by another process for {LOCK_WAIT_MS} ms"
-                    ) from error
-            time.sleep(LOCK_RETRY_S)
-
     def _rollback(self) -> None:
         # Some errors, a full disk among them, have rolled back already.
         if self._connection.in_transaction:
             self._connection.rollback()
+
+
+def _when_unlocked(connection: sqlite3.Connection, sql: str) -> None:
+    """Run ``sql`` as soon as no other process holds the lock that it needs."""
+    deadline = time.monotonic() + LOCK_WAIT_MS / 1_000
+    while True:
+        try:
+            connection.execute(sql)
+            return
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"the database was locked by another process for {LOCK_WAIT_MS} ms"
+                ) from error
+        time.sleep(LOCK_RETRY_S)
 
 
 def _failure(error: Exception) -> Exception:

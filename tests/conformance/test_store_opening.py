@@ -1,6 +1,8 @@
 """Opening: what a database URL may say, and what is said of one that cannot be opened."""
 
+import asyncio
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from runtime.errors import BadRequest, Unavailable
 from runtime.store import open_store
 from runtime.store.faulty import FaultyStore
 from runtime.store.repository import SqlStore
+from runtime.store.sqlite import SqliteDatabase
 from runtime.store.url import PostgresUrl, SqliteUrl, parse_url, redacted
 
 
@@ -168,3 +171,18 @@ def test_importing_the_port_is_cheap() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == "[]"
+
+
+async def test_a_file_that_another_process_is_creating_is_waited_for(tmp_path: Path) -> None:
+    """SQLite itself refuses at once to change the journal mode beside a writer."""
+    path = tmp_path / "runtime.db"
+    creator = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    creator.execute("BEGIN IMMEDIATE")
+    opening = asyncio.create_task(asyncio.to_thread(SqliteDatabase(path).writer))
+    try:
+        await asyncio.wait([opening], timeout=0.2)
+        assert not opening.done()
+    finally:
+        creator.close()
+
+    (await opening).close()
