@@ -4,6 +4,7 @@ from typing import Any
 
 from actors.plans import PlanCache
 from actors.port import Executions, SignalRequest
+from runtime.audit import Origin
 from runtime.errors import NotFound
 from runtime.signals import Approve, Cancel, SendEvent
 from runtime.state import ExecutionState
@@ -27,9 +28,15 @@ class ExecutionHandle:
         self._plans = plans
 
     async def signal(
-        self, signal: Approve | SendEvent | Cancel, *, idempotency: IdempotencyRecord | None = None
+        self,
+        signal: Approve | SendEvent | Cancel,
+        *,
+        idempotency: IdempotencyRecord | None = None,
+        origin: Origin | None = None,
     ) -> dict[str, Any]:
         """Have a signal take effect; returns the answer, ``{"execution_id", "accepted": true, ...}``.
+
+        ``origin`` is who asks, for the audit log.
 
         Raises:
             NotFound, Conflict, BadRequest, KeyTaken, Unavailable
@@ -42,6 +49,7 @@ class ExecutionHandle:
                 signal=signal,
                 deadline=await self._store.system.now() + SIGNAL_TTL_MS,
                 idempotency=idempotency,
+                origin=origin,
             )
         )
 

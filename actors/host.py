@@ -21,15 +21,17 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from actors import logs
+from actors.event_rows import event_rows
 from actors.observer import HostObserver
 from actors.plans import PlanCache
 from actors.port import KeyTaken, SignalRequest, StartRequest
 from actors.seat import Decided, Mail, Refused, Seat, answer_all, next_batch, refuse_all
 from runtime import jsonvalue
 from runtime import signals as sg
+from runtime.audit import AuditEntry
+from runtime.audited import audited
 from runtime.effects import RunNode, StopNode
 from runtime.errors import BadRequest, JamjetError, NotFound, OutcomeUnknown, Unavailable, ValueRejected
-from runtime.events import encode_event, event_type
 from runtime.machine import Moment, decide
 from runtime.plan import Plan
 from runtime.state import (
@@ -173,7 +175,9 @@ class ExecutionHost:
         seat.started = asyncio.get_running_loop().create_future()
         self._seats[request.execution_id] = seat
         signal = sg.StartExecution(input=request.input, isolation=request.isolation, only_record=record_only)
-        self._put(seat, Mail(signal, seat.started, request.idempotency, traceparent=request.traceparent))
+        mail = Mail(signal, seat.started, request.idempotency)
+        mail.origin, mail.traceparent = request.origin, request.traceparent
+        self._put(seat, mail)
         return seat
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:
@@ -311,9 +315,8 @@ class ExecutionHost:
 
     async def _post(self, seat: Seat, request: SignalRequest) -> dict[str, Any]:
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        mail = Mail(
-            request.signal, reply, request.idempotency, request.deadline, traceparent=request.traceparent
-        )
+        mail = Mail(request.signal, reply, request.idempotency, request.deadline)
+        mail.origin, mail.traceparent = request.origin, request.traceparent
         self._put(seat, mail)
         return await reply
 
@@ -420,18 +423,12 @@ class ExecutionHost:
 
     def _turn(self, seat: Seat, state: ExecutionState, decisions: Decided) -> Turn:
         rows: list[EventRow] = []
-        for _, decision in decisions:
-            first = decision.state.sequence - len(decision.events) + 1
-            for number, event in enumerate(decision.events):
-                rows.append(
-                    EventRow(
-                        first + number,
-                        event_type(event),
-                        event.node_id,
-                        encode_event(event),
-                        decision.state.updated_at,
-                    )
-                )
+        entries: list[AuditEntry] = []
+        for mail, decision in decisions:
+            own = event_rows(decision)
+            rows += own
+            happened = zip(decision.events, own, strict=True)
+            entries += audited(seat.execution_id, seat.plan.graph.workflow_id, happened, mail.origin)
         keyed = next((mail for mail, _ in decisions if mail.idempotency is not None), None)
         now = self._clock.now()
         next_wake = wake_at(state)
@@ -461,6 +458,7 @@ class ExecutionHost:
             events=tuple(rows),
             snapshot=encode_state(state) if wants_snapshot else None,
             idempotency=None if keyed is None else self._filled(seat, keyed, decisions),
+            audit=tuple(entries),
         )
 
     def _filled(self, seat: Seat, keyed: Mail, decisions: Decided) -> IdempotencyRecord | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from actors.listener import Listener
 from actors.metrics import Process
+from runtime.audit import Origin
 from runtime.errors import Conflict
 from runtime.jsonvalue import JsonValue
 from runtime.signals import Approve, Cancel, SendEvent
@@ -33,6 +34,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Literal["shared", "dedicated"] = "shared"
     resources: dict[str, Any] | None = None
     idempotency: IdempotencyRecord | None = None
+    origin: Origin | None = None
+    """Who asks, for the audit log; None: the runtime itself."""
     traceparent: str | None = None
     """Of the request's span, where it is traced."""
 
@@ -49,6 +52,8 @@ class SignalRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline: int = 0
     """In ms since the epoch by the database's clock; 0: none."""
     idempotency: IdempotencyRecord | None = None
+    origin: Origin | None = None
+    """Who asks, for the audit log; None: the runtime itself."""
     traceparent: str | None = None
     """Of the request's span, where it is traced."""
 

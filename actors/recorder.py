@@ -1,12 +1,13 @@
 """Records a start in the store, without an owner: whoever has room takes it up from there."""
 
+from actors.event_rows import event_rows
 from actors.plans import PlanCache
 from actors.port import KeyTaken, StartRequest
-from runtime.events import encode_event, event_type
+from runtime.audited import audited
 from runtime.machine import Moment, decide
 from runtime.signals import StartExecution
 from runtime.state import new_state
-from runtime.store.port import EventRow, NewExecution, Outcome, Store, Turn, encode_resources
+from runtime.store.port import NewExecution, Outcome, Store, Turn, encode_resources
 
 
 async def record_start(store: Store, plans: PlanCache, request: StartRequest) -> None:
@@ -19,10 +20,8 @@ async def record_start(store: Store, plans: PlanCache, request: StartRequest) ->
     now = await store.system.now()
     signal = StartExecution(input=request.input, isolation=request.isolation, only_record=True)
     decision = decide(plan, new_state(request.execution_id, plan), signal, Moment(now))
-    rows = tuple(
-        EventRow(number, event_type(event), event.node_id, encode_event(event), now)
-        for number, event in enumerate(decision.events, start=1)
-    )
+    rows = event_rows(decision)
+    happened = zip(decision.events, rows, strict=True)
     turn = Turn(
         tenant_id=request.tenant_id,
         execution_id=request.execution_id,
@@ -40,8 +39,9 @@ async def record_start(store: Store, plans: PlanCache, request: StartRequest) ->
         runnable=True,
         wake_at=decision.state.timeout_at,
         updated_at=now,
-        events=rows,
+        events=tuple(rows),
         idempotency=request.idempotency,
+        audit=tuple(audited(request.execution_id, request.workflow_id, happened, request.origin)),
     )
     if await store.journal.commit(turn) is Outcome.KEY_TAKEN:
         raise KeyTaken("the Idempotency-Key is taken")

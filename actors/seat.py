@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runtime import signals as sg
+from runtime.audit import Origin
 from runtime.machine import Decision
 from runtime.plan import Plan
 from runtime.state import ExecutionState
@@ -27,6 +28,8 @@ class Mail(msgspec.Struct, eq=False):
     idempotency: IdempotencyRecord | None = None
     deadline: int = 0
     """After this (ms, database's clock) it must not be taken any more; 0: whenever."""
+    origin: Origin | None = None
+    """Who sent it, for the audit log; None: the runtime itself."""
     alone: bool = False
     """It must have a turn of its own, because a turn with others was refused."""
     traceparent: str | None = None

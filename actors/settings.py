@@ -58,6 +58,9 @@ class Settings:
     """Networks, addresses and hosts that nodes may reach beside the public internet."""
     model_prices: str | None = None
     """A JSON file of what models cost, which goes before the built-in table."""
+    audit_key: str | None = None
+    """A PEM file with the Ed25519 key that signs the audit log. Without it, one is made beside a SQLite file,
+    and on PostgreSQL nothing is signed."""
     env: dict[str, str] = field(default_factory=dict, repr=False)
     """The values of all these variables, and of the model providers' (``runtime.providers.VARIABLES``), taken
     where the process started. Of JAMJET_MODEL_PRICES it is what the file holds, as other machines lack it."""

@@ -15,10 +15,12 @@ import msgspec
 import ray
 
 from actors import fleet, logs, metrics, names
+from actors.audit_key import signing_key
 from actors.metrics import Metrics
 from actors.ray_metrics import RayMetrics
 from actors.settings import Settings
 from runtime.errors import JamjetError, Unavailable
+from runtime.seals import SigningKey
 from runtime.store import open_store
 from runtime.store.port import OWNER_GONE_MS, ExecutorRow, Store, SweepRow
 
@@ -26,6 +28,8 @@ log = logging.getLogger("jamjet.supervisor")
 
 ROUND_S = 0.5
 SWEEP_MAX = 2_000
+SEAL_EVERY_S = 0.9
+"""With the length of a round: what is written is sealed within a second or so."""
 PRUNE_EVERY_S = 60.0
 MEASURE_EVERY_S = 5.0
 CALL_S = 5.0
@@ -46,6 +50,8 @@ class Supervisor:
         self._activating: set[asyncio.Task[None]] = set()
         self._offered: set[str] = set()
         """Executions offered to an actor whose answer has not come yet."""
+        self._audit_key: SigningKey | None = None
+        self._sealed_at = 0.0
         self._pruned_at = 0.0
         self._measured_at = 0.0
         self._trusts_silence_at = 0.0
@@ -77,6 +83,7 @@ class Supervisor:
 
     async def _round(self) -> None:
         if self._store is None:
+            self._audit_key = await asyncio.to_thread(signing_key, self._settings)
             self._store = await open_store(self._settings.database_url, migrate=False)
         nodes = self._nodes()
         self._keep_fleet(nodes)
@@ -84,6 +91,7 @@ class Supervisor:
         await self._bury(executors)
         await self._promote(executors, nodes)
         await self._sweep(executors)
+        await self._seal()
         await self._prune()
         await self._measure()
 
@@ -185,6 +193,14 @@ class Supervisor:
     def _start_dedicated(self, row: SweepRow) -> None:
         resources = msgspec.json.decode(row.resources) if row.resources else None
         fleet.dedicated_actor(self._settings, row.execution_id, resources)
+
+    async def _seal(self) -> None:
+        """Seal the audit logs that have moved."""
+        assert self._store is not None
+        now = asyncio.get_running_loop().time()
+        if now - self._sealed_at > SEAL_EVERY_S:
+            self._sealed_at = now
+            await self._store.system.seal_audit(self._audit_key)
 
     async def _prune(self) -> None:
         assert self._store is not None

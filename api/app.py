@@ -16,8 +16,8 @@ from api import docs, errors
 from api.compat import CompatPrefix
 from api.observe import Observed
 from api.resources import Resources
+from api.routers import audit, health, tenants, tokens, workers, workflows
 from api.routers import executions as execution_routes
-from api.routers import health, tenants, tokens, workers, workflows
 from api.routers import metrics as metric_routes
 from api.routing import declared, router
 from runtime.store.port import Store
@@ -48,6 +48,7 @@ def build_app(
         async with open_resources() as (opened_store, opened_executions):
             app.state.resources = opened = Resources.over(settings, opened_store, opened_executions, own)
             yield
+            await opened.refusals.close()
             await opened.authenticator.close()
 
     app = FastAPI(
@@ -61,7 +62,7 @@ def build_app(
     )
     if store is not None and executions is not None:
         app.state.resources = Resources.over(settings, store, executions, own)
-    for part in (health, metric_routes, workflows, execution_routes, workers, tokens, tenants):
+    for part in (health, metric_routes, workflows, execution_routes, workers, tokens, tenants, audit):
         app.include_router(part.routes)
     app.include_router(_docs())
     app.add_middleware(Observed, metrics=own)

@@ -105,11 +105,14 @@ class Authenticator:
         Args:
             while_suspended: whether the request is good also where the tenant may change nothing.
 
+        ``request.state.caller`` is set as soon as the caller is known, whatever is allowed.
+
         Raises:
             Unauthorized, Forbidden
             NotFound: ``X-Tenant-Id`` names no tenant.
         """
         caller, status = await self._caller(request)
+        request.state.caller = caller
         if caller.role not in ALLOWED[access] or (access == "administer" and not _is_of_default(caller)):
             raise Forbidden(f"insufficient role — {_NEEDS[access]}")
         named = request.headers.get(TENANT_HEADER)

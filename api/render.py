@@ -7,6 +7,7 @@ import msgspec
 import orjson
 from starlette.responses import Response
 
+from runtime.audit import AuditRow
 from runtime.events import decode_event, kind_name
 from runtime.plan import Plan
 from runtime.state import ExecutionState, status_of, waiting_on
@@ -106,7 +107,7 @@ def event(execution_id: str, row: EventRow, shape: str, final_state: Any = None)
     if row.type == "workflow_completed":
         fields["final_state"] = final_state
     shown: dict[str, Any] = {
-        "id": f"evt_{execution_id.removeprefix('exec_')}_{row.sequence}",
+        "id": event_id(execution_id, row.sequence),
         "execution_id": execution_id,
         "sequence": row.sequence,
         "kind": kind_name(row.type),
@@ -164,6 +165,36 @@ def token(row: TokenRow) -> dict[str, Any]:
     for name in ("created_at", "expires_at", "revoked_at", "last_used_at"):
         fields[name] = timestamp(fields[name])
     return fields
+
+
+def audit_entry(row: AuditRow) -> dict[str, Any]:
+    """One audit entry. ``id`` names its place: the chain, and the position there."""
+    return {
+        "id": row.id,
+        "execution_id": row.execution_id,
+        "event_type": row.event_type,
+        "actor_id": row.actor_id,
+        "created_at": timestamp(row.created_at),
+        "actor_type": row.actor_type,
+        "event_id": None if row.sequence is None else event_id(row.execution_id or "", row.sequence),
+        "sequence": row.sequence,
+        "event_digest": row.event_digest,
+        "node_id": row.node_id,
+        "tool_call_hash": row.tool_call_hash,
+        "policy_decision": row.policy_decision,
+        "http_request_id": row.request_id,
+        "http_method": row.http_method,
+        "http_path": row.http_path,
+        "ip_address": row.ip_address,
+        "details": None if row.details is None else orjson.loads(row.details),
+        "tenant_id": row.tenant_id,
+        "entry_hash": row.hash,
+    }
+
+
+def event_id(execution_id: str, sequence: int) -> str:
+    """The name of one event of an execution."""
+    return f"evt_{execution_id.removeprefix('exec_')}_{sequence}"
 
 
 def tenant(row: TenantRow) -> dict[str, Any]:

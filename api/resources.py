@@ -11,6 +11,8 @@ from actors.port import Executions
 from actors.settings import Settings
 from api.auth import Authenticator, Principal
 from api.exposition import Exposition
+from api.origin import origin_of
+from api.refusals import Refusals
 from api.streaming import Streams
 from runtime.store.port import Store, TenantStore
 
@@ -24,6 +26,7 @@ class Resources:
     executions: Executions
     plans: PlanCache
     authenticator: Authenticator
+    refusals: Refusals
     streams: Streams
     exposition: Exposition
 
@@ -38,6 +41,7 @@ class Resources:
             executions,
             PlanCache(store.system),
             authenticator,
+            Refusals(store),
             Streams(),
             Exposition(metrics or Metrics(), store.system, executions),
         )
@@ -66,4 +70,5 @@ def principal(request: Request) -> Principal:
 
 def tenant(request: Request) -> TenantStore:
     """The store as the caller's tenant sees it."""
-    return resources(request).store.tenant(principal(request).tenant_id)
+    caller = principal(request)
+    return resources(request).store.tenant(caller.tenant_id, origin_of(request, caller))

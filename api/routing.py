@@ -45,6 +45,8 @@ class SecuredRoute(APIRoute):
                     logs.also_about(tenant_id=caller.tenant_id, **_named_execution(request))
                 answer: Response = await handle(request)
             except JamjetError as error:
+                if access != "public":
+                    resources(request).refusals.note(request, error)
                 return error_response(request, error)
             except Exception as error:
                 return unexpected_response(request, error)

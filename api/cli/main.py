@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import config, dev, doctor, executions, init, logs, tenants, tokens, workers, workflows
+from api.cli import audit, config, dev, doctor, executions, init, logs, tenants, tokens, workers, workflows
 from api.cli.exits import EXIT_DETACHED, EXIT_OK, EXIT_USAGE, CliError
 from api.cli.output import note, print_line
 
@@ -34,6 +34,7 @@ app.command()(workflows.workflows)
 app.command()(workers.workers)
 app.add_typer(tokens.app, name="token")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 
 

@@ -3,13 +3,13 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.exits import EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE, CliError
+from api.cli.database import command_line, on_database
+from api.cli.exits import EXIT_NOT_FOUND, EXIT_USAGE, CliError
 from api.cli.options import Database, Form
 from api.cli.output import Output, note, print_json, print_line, print_rows
 
@@ -23,7 +23,6 @@ _SECRET_BYTES = 32
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TTL = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 
-T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API tokens, on the database.")
 
 Tenant = Annotated[str, typer.Option(help="The tenant whose rows the token reaches.")]
@@ -49,7 +48,9 @@ def create(
 ) -> None:
     """Make a token and print it, alone, on stdout. It cannot be shown again."""
     ttl_ms = None if expires_in is None else _ttl_ms(expires_in)
-    token, row = _on(database, lambda store: make_token(store, role, tenant=tenant, name=name, ttl_ms=ttl_ms))
+    token, row = on_database(
+        database, lambda store: make_token(store, role, tenant=tenant, name=name, ttl_ms=ttl_ms)
+    )
     if output is Output.JSON:
         print_json({"token": token, **_shown(row)})
         return
@@ -62,7 +63,7 @@ def list_tokens(
     tenant: Tenant = DEFAULT_TENANT, database: Database = None, output: Form = Output.TABLE
 ) -> None:
     """List a tenant's tokens, without the tokens themselves."""
-    rows = [_shown(row) for row in _on(database, lambda store: store.tenant(tenant).tokens())]
+    rows = [_shown(row) for row in on_database(database, lambda store: store.tenant(tenant).tokens())]
     if output is Output.JSON:
         print_json({"tokens": rows})
     else:
@@ -77,7 +78,7 @@ def revoke(
     output: Form = Output.TABLE,
 ) -> None:
     """Revoke a token: within 5 seconds no server takes it any more."""
-    if not _on(database, lambda store: store.tenant(tenant).revoke_token(token_id)):
+    if not on_database(database, lambda store: store.tenant(tenant, command_line()).revoke_token(token_id)):
         raise CliError(
             f"tenant {tenant!r} has no live token {token_id!r}: see `jamjet token list`", EXIT_NOT_FOUND
         )
@@ -105,42 +106,13 @@ async def make_token(
         created_at=now,
         expires_at=None if ttl_ms is None else now + ttl_ms,
     )
-    await store.tenant(tenant).create_token(row)
+    await store.tenant(tenant, command_line()).create_token(row)
     return token, row
 
 
 def hash_token(token: str) -> str:
     """What the store keeps of a token: its SHA-256, in hexadecimal."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _on(database: str | None, work: "Callable[[Store], Awaitable[T]]") -> T:
-    """Do something on an opened and migrated database: the one named, else the project's."""
-    import asyncio
-
-    from actors.settings import load_settings
-    from api.cli.config_file import read_config_file
-    from runtime.errors import JamjetError, NotFound, Unavailable
-    from runtime.store import open_store
-
-    file = read_config_file(needed=("database_url",))
-    settings = load_settings(below=file.settings, database_url=database)
-
-    async def opened() -> T:
-        store = await open_store(settings.database_url)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    try:
-        return asyncio.run(opened())
-    except Unavailable as error:
-        raise CliError(f"the database cannot be used: {error}", EXIT_UNREACHABLE) from None
-    except NotFound as error:
-        raise CliError(f"there is no {error}: see `jamjet tenants list`", EXIT_NOT_FOUND) from None
-    except JamjetError as error:
-        raise CliError(str(error), EXIT_USAGE) from None
 
 
 def _ttl_ms(text: str) -> int:

@@ -95,6 +95,7 @@ async def _start_request(
         isolation=body.isolation or graph.isolation or here.settings.isolation,
         resources=_resources(body) or graph.resources,
         idempotency=record,
+        origin=store.by,
     )
 
 
@@ -365,7 +366,9 @@ async def _signal(
     handle = here.execution(known, store.tenant_id)
     try:
         answered = await _shielded(
-            handle.signal(signal, idempotency=None if keyed is None else keyed.record(200, ""))
+            handle.signal(
+                signal, idempotency=None if keyed is None else keyed.record(200, ""), origin=store.by
+            )
         )
     except KeyTaken:
         assert keyed is not None

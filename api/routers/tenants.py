@@ -8,8 +8,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from api import render
+from api.origin import origin_of
 from api.requests import page, read_json, validated
-from api.resources import resources
+from api.resources import principal, resources
 from api.routing import answers, declared, router
 from api.schemas import (
     Tenant,
@@ -39,7 +40,7 @@ async def create_tenant(request: Request) -> Response:
     body = validated(TenantBody, value)
     _require_no_policy(body.policy)
     row = await resources(request).store.system.create_tenant(
-        body.id, body.name, limits=_limits(body.limits) or "{}"
+        body.id, body.name, limits=_limits(body.limits) or "{}", by=origin_of(request, principal(request))
     )
     location = f"/tenants/{quote(row.tenant_id, safe='')}"
     return render.answer({"tenant_id": row.tenant_id}, 201, {"Location": location})
@@ -80,7 +81,11 @@ async def update_tenant(request: Request, tenant_id: str) -> Response:
     if tenant_id == DEFAULT_TENANT and body.status not in (None, "active"):
         raise BadRequest(f"status: tenant {DEFAULT_TENANT} stays active, as its operators manage the others")
     row = await resources(request).store.system.update_tenant(
-        tenant_id, name=body.name, status=body.status, limits=_limits(body.limits)
+        tenant_id,
+        name=body.name,
+        status=body.status,
+        limits=_limits(body.limits),
+        by=origin_of(request, principal(request)),
     )
     if row is None:
         raise NotFound(f"tenant {tenant_id}")

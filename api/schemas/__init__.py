@@ -3,6 +3,7 @@
 from api.schemas.answers import (
     Accepted,
     ApprovalList,
+    AuditList,
     Cancelled,
     ErrorAnswer,
     EventList,
@@ -37,6 +38,7 @@ __all__ = [
     "Accepted",
     "ApprovalList",
     "ApproveBody",
+    "AuditList",
     "Cancelled",
     "ErrorAnswer",
     "EventBody",

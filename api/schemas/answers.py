@@ -224,3 +224,32 @@ class TenantCreated(BaseModel):
 class TenantUpdated(BaseModel):
     tenant_id: str
     updated: bool
+
+
+class AuditEntry(BaseModel):
+    id: str
+    execution_id: str | None
+    event_type: str
+    actor_id: str
+    created_at: str
+    actor_type: Literal["human", "agent", "system"]
+    event_id: str | None
+    sequence: int | None
+    event_digest: str | None
+    node_id: str | None
+    tool_call_hash: str | None
+    policy_decision: Literal["allow", "block", "require_approval"] | None
+    http_request_id: str | None
+    http_method: str | None
+    http_path: str | None
+    ip_address: str | None
+    details: dict[str, Any] | None
+    tenant_id: str
+    entry_hash: str
+
+
+class AuditList(BaseModel):
+    items: list[AuditEntry]
+    total: int
+    limit: int
+    offset: int

@@ -11,6 +11,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Any, cast
 
+from runtime.audit import SYSTEM, Origin
 from runtime.errors import OutcomeUnknown, Unavailable
 from runtime.store.port import InboxMessage, Journal, Outcome, Store, SystemStore, TenantStore, Turn
 
@@ -51,6 +52,10 @@ TENANT_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "create_token": WRITE_FAULTS,
     "tokens": READ_FAULTS,
     "revoke_token": WRITE_FAULTS,
+    "audit": READ_FAULTS,
+    "audit_rows": READ_FAULTS,
+    "seals": READ_FAULTS,
+    "record": WRITE_FAULTS,
 }
 SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "now": READ_FAULTS,
@@ -72,6 +77,9 @@ SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "backlog": READ_FAULTS,
     "load": READ_FAULTS,
     "prune": WRITE_FAULTS,
+    "audited_tenants": READ_FAULTS,
+    "seal_audit": WRITE_FAULTS,
+    "prune_audit": WRITE_FAULTS,
 }
 
 
@@ -97,8 +105,8 @@ class FaultyStore:
         self.journal: Journal = FaultyJournal(store.journal, self._faults)
         self.system = cast(SystemStore, _Proxy(store.system, SYSTEM_CALLS, self._faults))
 
-    def tenant(self, tenant_id: str) -> TenantStore:
-        return cast(TenantStore, _Proxy(self._store.tenant(tenant_id), TENANT_CALLS, self._faults))
+    def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> TenantStore:
+        return cast(TenantStore, _Proxy(self._store.tenant(tenant_id, by), TENANT_CALLS, self._faults))
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         await self._faults.run(WRITE_FAULTS, lambda: self._store.send(tenant_id, message))

@@ -6,12 +6,15 @@ each step it awaits a hook, where a simulation can delay, raise or crash.
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec.structs import asdict, replace
 
+from runtime import admin_audit as admin
+from runtime.audit import SYSTEM, AuditEntry, AuditRow, Chains, Origin, audit_row, moved_heads
 from runtime.errors import Conflict, NotFound, Unavailable, ValueRejected
 from runtime.ids import DEFAULT_TENANT
+from runtime.seals import Head, Seal, SigningKey
 from runtime.store.limits import (
     DEAD_KEPT_MS,
     DEAD_SHOWN_MS,
@@ -45,6 +48,7 @@ from runtime.store.port import (
     tenant_taken,
     version_taken,
 )
+from runtime.store.sealing import ChainState, prune_log, seal_log
 from runtime.store.values import check_row, check_texts, check_turn
 
 Clock = Callable[[], int]
@@ -82,6 +86,9 @@ class MemoryDatabase:
     tenants: dict[str, TenantRow] = field(default_factory=dict)
     executors: dict[str, tuple[ExecutorRow, int | None]] = field(default_factory=dict)
     """The row, and when it was marked dead."""
+    audit: list[AuditRow] = field(default_factory=list)
+    audit_chains: dict[tuple[str, str], ChainState] = field(default_factory=dict)
+    seals: dict[str, list[Seal]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tenants[DEFAULT_TENANT] = _new_tenant(DEFAULT_TENANT, DEFAULT_TENANT, "{}", "{}", self.clock())
@@ -114,6 +121,17 @@ class MemoryDatabase:
             self.idempotency[turn.tenant_id, record.route, record.key] = record
         self._exchange(turn)
         return Outcome.COMMITTED
+
+    def append(self, chains: Chains, tenant_id: str, *entries: AuditEntry) -> None:
+        """Append to the audit log of a tenant."""
+        now = self.clock()
+        dated = [entry if entry.created_at else replace(entry, created_at=now) for entry in entries]
+        rows = chains.propose((tenant_id, entry) for entry in dated)
+        self.audit += [audit_row(row) for row in rows]
+        for tenant_id, chain, position in moved_heads(rows):
+            known = self.audit_chains.get((tenant_id, chain), ChainState(chain, 0, 0, 0, 0))
+            self.audit_chains[tenant_id, chain] = known._replace(position=position)
+        chains.committed()
 
     def kept(self, tenant_id: str, route: str, key: str) -> IdempotencyRecord | None:
         """The unexpired record of a key."""
@@ -200,11 +218,12 @@ class MemoryStore:
     def __init__(self, clock: Clock, *, step: Step = no_step, database: MemoryDatabase | None = None) -> None:
         self.database = MemoryDatabase(clock) if database is None else database
         self._gate = _Gate(step)
-        self.journal: Journal = MemoryJournal(self.database, self._gate)
-        self.system: SystemStore = MemorySystemStore(self.database, self._gate)
+        self._chains = Chains()
+        self.journal: Journal = MemoryJournal(self.database, self._gate, self._chains)
+        self.system: SystemStore = MemorySystemStore(self.database, self._gate, self._chains)
 
-    def tenant(self, tenant_id: str) -> "MemoryTenantStore":
-        return MemoryTenantStore(tenant_id, self.database, self._gate)
+    def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> "MemoryTenantStore":
+        return MemoryTenantStore(tenant_id, by, self.database, self._gate, self._chains)
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         check_row(message, message.execution_id)
@@ -244,14 +263,17 @@ class _Gate:
 class MemoryJournal:
     """Commits each turn at once: without threads nothing ever waits for a group."""
 
-    def __init__(self, database: MemoryDatabase, gate: _Gate) -> None:
+    def __init__(self, database: MemoryDatabase, gate: _Gate, chains: Chains) -> None:
         self._database = database
         self._gate = gate
+        self._chains = chains
 
     async def commit(self, turn: Turn) -> Outcome:
         check_turn(turn)
         await self._gate.before()
         outcome = self._database.commit(turn)
+        if outcome is Outcome.COMMITTED:
+            self._database.append(self._chains, turn.tenant_id, *turn.audit)
         await self._gate.after()
         return outcome
 
@@ -262,10 +284,17 @@ class MemoryJournal:
 class MemoryTenantStore:
     """One tenant's rows."""
 
-    def __init__(self, tenant_id: str, database: MemoryDatabase, gate: _Gate) -> None:
+    def __init__(
+        self, tenant_id: str, by: Origin, database: MemoryDatabase, gate: _Gate, chains: Chains
+    ) -> None:
         self.tenant_id = tenant_id
+        self.by = by
         self._database = database
         self._gate = gate
+        self._chains = chains
+
+    def _audit(self, *entries: AuditEntry) -> None:
+        self._database.append(self._chains, self.tenant_id, *entries)
 
     async def register_workflow(self, row: WorkflowRow) -> WorkflowRow:
         check_row(row, row.workflow_id)
@@ -273,6 +302,7 @@ class MemoryTenantStore:
         key = (self.tenant_id, row.workflow_id, row.version)
         if key not in self._database.workflows:
             self._check_limit(row.workflow_id)
+            self._audit(admin.workflow_registered(self.by, row))
         stored = self._database.workflows.setdefault(key, row)
         if stored.digest != row.digest:
             raise version_taken(row)
@@ -359,6 +389,7 @@ class MemoryTenantStore:
             if other.id == row.id or other.token_hash == row.token_hash:
                 raise Conflict(f"token {row.id!r} exists already")
         self._database.tokens[row.id] = row
+        self._audit(admin.token_created(self.by, row))
         await self._gate.after()
 
     async def tokens(self) -> list[TokenRow]:
@@ -375,16 +406,58 @@ class MemoryTenantStore:
         ]
         for row in found:
             self._database.tokens[row.id] = replace(row, revoked_at=self._database.clock())
+        if found:
+            self._audit(admin.token_revoked(self.by, token_id))
         await self._gate.after()
         return bool(found)
+
+    async def audit(
+        self,
+        *,
+        execution_id: str | None = None,
+        actor_id: str | None = None,
+        event_type: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[list[AuditRow], int]:
+        await self._gate.read()
+        rows = [
+            row
+            for row in self._own_entries()
+            if execution_id in (None, row.execution_id)
+            and actor_id in (None, row.actor_id)
+            and event_type in (None, row.event_type)
+        ]
+        rows.sort(key=lambda row: (row.created_at, row.chain, row.position), reverse=True)
+        return rows[offset : offset + limit], len(rows)
+
+    async def audit_rows(self, *, after: tuple[str, int] = ("", 0), limit: int) -> list[AuditRow]:
+        await self._gate.read()
+        rows = [row for row in self._own_entries() if (row.chain, row.position) > after]
+        return sorted(rows, key=lambda row: (row.chain, row.position))[:limit]
+
+    def _own_entries(self) -> Iterator[AuditRow]:
+        return (row for row in self._database.audit if row.tenant_id == self.tenant_id)
+
+    async def seals(self, *, after: int = 0, limit: int) -> list[Seal]:
+        await self._gate.read()
+        return [seal for seal in self._database.seals.get(self.tenant_id, ()) if seal.number > after][:limit]
+
+    async def record(self, *entries: AuditEntry) -> None:
+        for entry in entries:
+            check_row(entry, entry.event_type)
+        await self._gate.before()
+        self._audit(*entries)
+        await self._gate.after()
 
 
 class MemorySystemStore:
     """The queries across tenants."""
 
-    def __init__(self, database: MemoryDatabase, gate: _Gate) -> None:
+    def __init__(self, database: MemoryDatabase, gate: _Gate, chains: Chains) -> None:
         self._database = database
         self._gate = gate
+        self._chains = chains
 
     async def now(self) -> int:
         await self._gate.read()
@@ -406,7 +479,7 @@ class MemorySystemStore:
         await self._gate.after()
 
     async def create_tenant(
-        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}"
+        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}", by: Origin = SYSTEM
     ) -> TenantRow:
         check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
         await self._gate.before()
@@ -414,6 +487,7 @@ class MemorySystemStore:
             raise tenant_taken(tenant_id)
         made = _new_tenant(tenant_id, name, policy, limits, self._database.clock())
         self._database.tenants[tenant_id] = made
+        self._database.append(self._chains, tenant_id, admin.tenant_created(by, made))
         await self._gate.after()
         return made
 
@@ -434,6 +508,7 @@ class MemorySystemStore:
         status: TenantStatus | None = None,
         policy: str | None = None,
         limits: str | None = None,
+        by: Origin = SYSTEM,
     ) -> TenantRow | None:
         check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
         await self._gate.before()
@@ -443,6 +518,7 @@ class MemorySystemStore:
             given = {field: value for field, value in values.items() if value is not None}
             row = replace(row, **given, updated_at=self._database.clock())
             self._database.tenants[tenant_id] = row
+            self._database.append(self._chains, tenant_id, admin.tenant_updated(by, values))
         await self._gate.after()
         return row
 
@@ -582,6 +658,23 @@ class MemorySystemStore:
         await self._gate.after()
         return counts
 
+    async def audited_tenants(self) -> list[str]:
+        await self._gate.read()
+        return sorted({row.tenant_id for row in self._database.audit} | self._database.seals.keys())
+
+    async def seal_audit(self, key: SigningKey | None) -> int:
+        await self._gate.before()
+        tenants = sorted({tenant_id for tenant_id, _ in self._database.audit_chains})
+        count = sum(seal_log(_AuditTables(self._database, tenant_id), key) for tenant_id in tenants)
+        await self._gate.after()
+        return count
+
+    async def prune_audit(self, tenant_id: str, *, before: int, key: SigningKey | None) -> int:
+        await self._gate.before()
+        count = prune_log(_AuditTables(self._database, tenant_id), before, key)
+        await self._gate.after()
+        return count
+
     def _is_old(self, found: _Message, before: int) -> bool:
         if found.consumed_at is not None:
             return found.consumed_at < before
@@ -590,6 +683,74 @@ class MemorySystemStore:
 
     def _open(self) -> Iterator[ExecutionRow]:
         return (row for row in self._database.executions.values() if row.status in OPEN_STATUSES)
+
+
+class _AuditTables:
+    """The ``AuditTables`` of one tenant."""
+
+    def __init__(self, database: MemoryDatabase, tenant_id: str) -> None:
+        self.tenant_id = tenant_id
+        self._database = database
+
+    def now(self) -> int:
+        return self._database.clock()
+
+    def last_seal(self) -> Seal | None:
+        return next(reversed(self._seals()), None)
+
+    def last_pruning(self) -> Seal | None:
+        return next((seal for seal in reversed(self._seals()) if seal.kept_from), None)
+
+    def _seals(self) -> list[Seal]:
+        return self._database.seals.setdefault(self.tenant_id, [])
+
+    def chains(self) -> list[ChainState]:
+        states = sorted(self._database.audit_chains.items())
+        return [state for (tenant_id, _), state in states if tenant_id == self.tenant_id]
+
+    def _entries(self, chain: str) -> list[AuditRow]:
+        own = (self.tenant_id, chain)
+        return [row for row in self._database.audit if (row.tenant_id, row.chain) == own]
+
+    def hash_at(self, chain: str, position: int) -> str | None:
+        return next((row.hash for row in self._entries(chain) if row.position == position), None)
+
+    def first_since(self, chain: str, since: int) -> int | None:
+        return min((row.position for row in self._entries(chain) if row.created_at >= since), default=None)
+
+    def first_seal_since(self, since: int) -> int | None:
+        return min((seal.number for seal in self._seals() if seal.created_at >= since), default=None)
+
+    def seal_hash(self, number: int) -> str | None:
+        return next((seal.hash for seal in self._seals() if seal.number == number), None)
+
+    def insert_seal(self, seal: Seal) -> None:
+        self._seals().append(seal)
+
+    def mark_sealed(self, head: Head, number: int) -> None:
+        self._change(head.chain, sealed=head.position, sealed_by=number)
+
+    def mark_pruned(self, chain: str, position: int) -> None:
+        self._change(chain, pruned=position)
+
+    def _change(self, chain: str, **values: Any) -> None:
+        states = self._database.audit_chains
+        states[self.tenant_id, chain] = states[self.tenant_id, chain]._replace(**values)
+
+    def forget_chain(self, chain: str) -> None:
+        del self._database.audit_chains[self.tenant_id, chain]
+
+    def delete_entries(self, chain: str, up_to: int) -> None:
+        gone = {row.position for row in self._entries(chain) if row.position <= up_to}
+        own = (self.tenant_id, chain)
+        self._database.audit = [
+            row
+            for row in self._database.audit
+            if (row.tenant_id, row.chain) != own or row.position not in gone
+        ]
+
+    def delete_seals(self, below: int) -> None:
+        self._database.seals[self.tenant_id] = [seal for seal in self._seals() if seal.number >= below]
 
 
 def _fence(row: ExecutionRow) -> Fence:

@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from runtime.audit import SYSTEM, AuditEntry, AuditRow, Origin
 from runtime.errors import Conflict, LimitReached
+from runtime.seals import Seal, SigningKey
 
 OWNER_GONE_MS = 5_000
 """An owner whose last heartbeat is older than this is gone (by the database's clock)."""
@@ -95,6 +97,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     idempotency: IdempotencyRecord | None = None
     inbox_consumed: tuple[str, ...] = ()
     inbox_sent: tuple[InboxMessage, ...] = ()
+    audit: tuple[AuditEntry, ...] = ()
 
 
 class Outcome(StrEnum):
@@ -290,9 +293,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantStore(Protocol):
-    """One tenant's rows. It cannot be made without a tenant, and sees no other's."""
+    """One tenant's rows. It cannot be made without a tenant, and sees no other's.
+
+    What it changes is audited, in the same transaction, as done ``by`` its caller.
+    """
 
     tenant_id: str
+    by: Origin
 
     async def register_workflow(self, row: WorkflowRow) -> WorkflowRow:
         """Insert a version, or return the stored one when its digest is the same.
@@ -343,6 +350,30 @@ class TenantStore(Protocol):
     async def revoke_token(self, token_id: str) -> bool:
         """Revoke by id or by name; False if there is no such live token."""
 
+    async def audit(
+        self,
+        *,
+        execution_id: str | None = None,
+        actor_id: str | None = None,
+        event_type: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[list[AuditRow], int]:
+        """Entries that match all that is given, the newest first, and how many there are."""
+
+    async def audit_rows(self, *, after: tuple[str, int] = ("", 0), limit: int) -> list[AuditRow]:
+        """Entries after (chain, position), in that order: for verification and export."""
+
+    async def seals(self, *, after: int = 0, limit: int) -> list[Seal]:
+        """Seals with a number over ``after``, in order.
+
+        Raises:
+            ValueError: a seal is no seal of ours.
+        """
+
+    async def record(self, *entries: AuditEntry) -> None:
+        """Audit what changed no other row."""
+
 
 class SystemStore(Protocol):
     """The few queries across tenants, and those on tenants: for owners, the Supervisor, the token check."""
@@ -357,9 +388,9 @@ class SystemStore(Protocol):
         """Set ``last_used_at`` of these tokens to the database's now, in one transaction."""
 
     async def create_tenant(
-        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}"
+        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}", by: Origin = SYSTEM
     ) -> TenantRow:
-        """Insert an active tenant.
+        """Insert an active tenant, and audit that in its log.
 
         Raises:
             Conflict: there is one with that id.
@@ -378,8 +409,9 @@ class SystemStore(Protocol):
         status: TenantStatus | None = None,
         policy: str | None = None,
         limits: str | None = None,
+        by: Origin = SYSTEM,
     ) -> TenantRow | None:
-        """Change what is given, and return the row as it is then; None: no such tenant."""
+        """Change what is given, audit that, and return the row as it is then; None: no such tenant."""
 
     async def fence(self, execution_id: str) -> Fence | None: ...
 
@@ -420,6 +452,18 @@ class SystemStore(Protocol):
     async def prune(self) -> dict[str, int]:
         """Delete expired idempotency records and old dead executors; counts by table."""
 
+    async def audited_tenants(self) -> list[str]:
+        """Tenants that have an audit log, in the order of their ids."""
+
+    async def seal_audit(self, key: SigningKey | None) -> int:
+        """Seal every tenant's log that has moved, each in a transaction of its own; how many were sealed.
+
+        Two that seal at once do no harm: one of them finds its seal taken.
+        """
+
+    async def prune_audit(self, tenant_id: str, *, before: int, key: SigningKey | None) -> int:
+        """Delete sealed entries older than ``before``, at most a few thousand; returns how many."""
+
 
 class Store(Protocol):
     """One opened database."""
@@ -427,7 +471,7 @@ class Store(Protocol):
     journal: Journal
     system: SystemStore
 
-    def tenant(self, tenant_id: str) -> TenantStore: ...
+    def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> TenantStore: ...
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         """Put a message into an inbox outside of any turn (idempotent by message id)."""

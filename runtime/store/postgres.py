@@ -18,7 +18,9 @@ from psycopg import errors
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.pool import NullPool
 
+from runtime.audit import ROW_FIELDS
 from runtime.errors import JamjetError, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.store.audit_log import Audited, AuditLog
 from runtime.store.backoff import Backoff
 from runtime.store.port import Outcome, Turn
 from runtime.store.sql import POSTGRES_CLOCK, Contended, Query, Session, T, describe
@@ -32,6 +34,9 @@ SETTINGS = {
 }
 TRIES_MAX = 5
 """How often a group that lost a race to another writer's is tried again."""
+
+_SOME_LOST: dict[str, str] = {}
+"""Not every member of a group got through, so nothing was written."""
 
 _TRANSIENT = (errors.DeadlockDetected, errors.SerializationFailure)
 _REFUSED_VALUES = (errors.DataError, errors.IntegrityError, UnicodeEncodeError, OverflowError)
@@ -112,14 +117,19 @@ class PostgresWriter:
         self._database = database
         self._connection: psycopg.Connection[Any] | None = None
         self._backoff = Backoff()
+        self._audit = AuditLog(database.dialect)
 
     def commit(self, turns: Sequence[Turn]) -> list[Outcome]:
         document = _encode(turns)
-        commit = self._commit_at_once
-        if any(turn.idempotency is not None for turn in turns):
-            commit = self._commit_in_steps
+        in_steps = any(turn.idempotency is not None for turn in turns)
         for _ in range(TRIES_MAX):
-            found = commit(document)
+            found = None
+            if not in_steps:
+                found = self._commit_at_once(document, turns)
+                # Some member lost, and with it the hashes of what comes after it.
+                in_steps = found is _SOME_LOST
+            if in_steps:
+                found = self._commit_in_steps(document, turns)
             if found is not None:
                 return [Outcome(found[turn.execution_id]) for turn in turns]
         raise Contended("the group lost its race to other writers too often")
@@ -128,7 +138,9 @@ class PostgresWriter:
         connection = self._ready()
         try:
             connection.execute("BEGIN")
-            result = query(Session(connection))
+            session = Session(connection)
+            result = query(session)
+            self._audit.append(connection.cursor(), session.audited)
         except JamjetError:
             self._rollback(connection)
             raise
@@ -152,19 +164,27 @@ class PostgresWriter:
         self._connection = self._backoff.attempt(self._database.connect_writer)
         return self._connection
 
-    def _commit_at_once(self, document: str) -> dict[str, str] | None:
+    def _commit_at_once(self, document: str, turns: Sequence[Turn]) -> dict[str, str] | None:
+        """One statement. None: it is to be tried again; ``_SOME_LOST``: in steps."""
         connection = self._ready()
+        chains = self._audit.chains
+        entries = msgspec.json.encode(chains.propose(_audited(turns))).decode()
         try:
-            rows = connection.execute(GROUP, (document,), prepare=True).fetchall()
+            rows = connection.execute(GROUP_AND_AUDIT, (document, entries), prepare=True).fetchall()
         except _TRANSIENT:
             return None
+        except errors.DivisionByZero:
+            return _SOME_LOST
         except Exception as error:
             if connection.broken or connection.closed:
+                chains.begin_anew()
                 raise _unknown(error) from error
             raise _failure(error) from error
-        return {execution_id: outcome for execution_id, outcome, _ in rows}
+        chains.committed()
+        return {row[0]: row[1] for row in rows}
 
-    def _commit_in_steps(self, document: str) -> dict[str, str] | None:
+    def _commit_in_steps(self, document: str, turns: Sequence[Turn]) -> dict[str, str] | None:
+        """The turns, then the entries of those that won, then COMMIT. None: it is to be tried again."""
         connection = self._ready()
         try:
             with connection.pipeline():
@@ -180,21 +200,37 @@ class PostgresWriter:
         if any(is_orphan for _, _, is_orphan in rows):
             self._rollback(connection)
             return None
+        found = {execution_id: outcome for execution_id, outcome, _ in rows}
+        won = [turn for turn in turns if found[turn.execution_id] == Outcome.COMMITTED]
+        self._append(connection, _audited(won))
         self._send_commit(connection)
-        return {execution_id: outcome for execution_id, outcome, _ in rows}
+        return found
+
+    def _append(self, connection: psycopg.Connection[Any], entries: Sequence[Audited]) -> None:
+        try:
+            self._audit.append(connection.cursor(), entries)
+        except Exception as error:
+            self._rollback(connection)
+            raise _failure(error) from error
 
     def _send_commit(self, connection: psycopg.Connection[Any]) -> None:
         try:
             connection.execute("COMMIT")
         except Exception as error:
             if connection.broken or connection.closed:
+                self._audit.chains.begin_anew()
                 raise _unknown(error) from error
             self._rollback(connection)
             raise _failure(error) from error
+        self._audit.chains.committed()
 
     def _rollback(self, connection: psycopg.Connection[Any]) -> None:
         with suppress(psycopg.Error):
             connection.execute("ROLLBACK")
+
+
+def _audited(turns: Sequence[Turn]) -> list[Audited]:
+    return [(turn.tenant_id, entry) for turn in turns for entry in turn.audit]
 
 
 def _encode(turns: Sequence[Turn]) -> str:
@@ -218,7 +254,7 @@ def _failure(error: Exception) -> Exception:
     return error
 
 
-GROUP = """
+_GROUP = """
 WITH turn AS MATERIALIZED (
     SELECT *, idempotency ->> 'route' AS route, idempotency ->> 'key' AS key
     FROM json_to_recordset(%s::json) AS member(
@@ -327,7 +363,7 @@ sent AS (
     FROM won CROSS JOIN LATERAL json_array_elements(won.inbox_sent) WITH ORDINALITY AS message(value, place)
     ORDER BY 1, 2
     ON CONFLICT (execution_id, message_id) DO NOTHING
-)
+){audit}
 SELECT turn.execution_id,
     CASE
         WHEN won.execution_id IS NOT NULL THEN 'committed'
@@ -336,10 +372,39 @@ SELECT turn.execution_id,
         ELSE 'fenced'
     END,
     -- Its key was recorded, and then its fence did not hold: nothing of the group may stay.
-    won.execution_id IS NULL AND ready.is_claimed IS TRUE
+    won.execution_id IS NULL AND ready.is_claimed IS TRUE{guard}
 FROM turn
     LEFT JOIN taken USING (execution_id)
     LEFT JOIN admitted USING (execution_id)
     LEFT JOIN ready USING (execution_id)
     LEFT JOIN won USING (execution_id)
 """.replace("{now}", POSTGRES_CLOCK)
+
+_AUDIT = """,
+entry AS MATERIALIZED (
+    SELECT {values}
+    FROM json_array_elements(%s::json) AS entry(value)
+),
+audited AS (
+    INSERT INTO audit ({columns}) SELECT {columns} FROM entry
+),
+chained AS (
+    INSERT INTO audit_chains (tenant_id, chain, position, sealed, sealed_by, pruned)
+    SELECT tenant_id, chain, max(position), 0, 0, 0 FROM entry GROUP BY tenant_id, chain ORDER BY tenant_id
+    ON CONFLICT (tenant_id, chain) DO UPDATE SET position = excluded.position
+)"""
+_IS_INTEGER = ("position", "created_at", "sequence")
+_VALUES = ", ".join(
+    f"(value ->> {place}){'::bigint' if name in _IS_INTEGER else ''} AS {name}"
+    for place, name in enumerate(ROW_FIELDS)
+)
+# Hashes were made as if all would get through: where one did not, the statement fails.
+_GUARD = ",\n    1 / (CASE WHEN won.execution_id IS NULL AND EXISTS (SELECT 1 FROM entry) THEN 0 ELSE 1 END)"
+
+GROUP = _GROUP.replace("{audit}", "").replace("{guard}", "")
+GROUP_AND_AUDIT = (
+    _GROUP.replace("{audit}", _AUDIT)
+    .replace("{guard}", _GUARD)
+    .replace("{values}", _VALUES)
+    .replace("{columns}", ", ".join(ROW_FIELDS))
+)

@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from runtime.store.audit_queries import AuditQueries
 from runtime.store.limits import (
     DEAD_KEPT_MS,
     DEAD_SHOWN_MS,
@@ -49,6 +50,7 @@ class Queries:
     def __init__(self, dialect: sa.Dialect) -> None:
         self._dialect = dialect
         self._sqlite = dialect.name == "sqlite"
+        self.audit = AuditQueries(dialect)
         self.now = self._make(sa.select(clock_ms()))
         self._make_workflows()
         self._make_executions()

@@ -1,12 +1,18 @@
 """The SQL stores: a tenant's rows, the few queries across tenants, and what holds them together."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from runtime import admin_audit as admin
+from runtime.audit import SYSTEM, AuditEntry, AuditRow, Origin, audit_row
 from runtime.errors import Conflict, NotFound, ValueRejected
 from runtime.ids import DEFAULT_TENANT
+from runtime.seals import Seal, SigningKey
+from runtime.store.audit_queries import SqlAuditTables, seal_of
 from runtime.store.journal import CommitObserver, GroupCommitJournal
 from runtime.store.port import (
     OPEN_STATUSES,
@@ -31,6 +37,7 @@ from runtime.store.port import (
     version_taken,
 )
 from runtime.store.queries import Queries
+from runtime.store.sealing import AuditTables, prune_log, seal_log
 from runtime.store.sql import Database, Query, Session, Statement, T
 from runtime.store.threads import Readers
 from runtime.store.values import check_row, check_texts
@@ -58,8 +65,8 @@ class SqlStore:
         self.journal: Journal = self._writes
         self.system: SystemStore = SqlSystemStore(self._queries, self._readers, self._writes)
 
-    def tenant(self, tenant_id: str) -> "SqlTenantStore":
-        return SqlTenantStore(tenant_id, self._queries, self._readers, self._writes, self._totals)
+    def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> "SqlTenantStore":
+        return SqlTenantStore(tenant_id, by, self._queries, self._readers, self._writes, self._totals)
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         check_row(message, message.execution_id)
@@ -84,12 +91,14 @@ class SqlTenantStore:
     def __init__(
         self,
         tenant_id: str,
+        by: Origin,
         queries: Queries,
         readers: Readers,
         journal: GroupCommitJournal,
         totals: "_Totals",
     ) -> None:
         self.tenant_id = tenant_id
+        self.by = by
         self._queries = queries
         self._readers = readers
         self._journal = journal
@@ -107,6 +116,7 @@ class SqlTenantStore:
             if stored is None:
                 self._check_limit(session, row.workflow_id)
                 session.execute(queries.register_workflow, tenant_id=tenant_id, **msgspec.structs.asdict(row))
+                session.record(tenant_id, admin.workflow_registered(self.by, row))
                 return row
             found = WorkflowRow(**dict(zip(WorkflowRow.__struct_fields__, stored, strict=True)))
             if found.digest != row.digest:
@@ -213,7 +223,10 @@ class SqlTenantStore:
         def create(session: Session) -> int:
             if session.row(self._queries.tenant, tenant_id=self.tenant_id) is None:
                 raise NotFound(f"tenant {self.tenant_id}")
-            return session.execute(self._queries.create_token, **values).rowcount
+            created = session.execute(self._queries.create_token, **values).rowcount
+            if created:
+                session.record(self.tenant_id, admin.token_created(self.by, row))
+            return created
 
         if await self._journal.run(create) == 0:
             raise Conflict(f"token {row.id!r} exists already")
@@ -226,11 +239,56 @@ class SqlTenantStore:
 
     async def revoke_token(self, token_id: str) -> bool:
         def revoke(session: Session) -> int:
-            return session.execute(
-                self._queries.revoke_token, tenant_id=self.tenant_id, name=token_id
-            ).rowcount
+            values = {"tenant_id": self.tenant_id, "name": token_id}
+            revoked = session.execute(self._queries.revoke_token, **values).rowcount
+            if revoked:
+                session.record(self.tenant_id, admin.token_revoked(self.by, token_id))
+            return revoked
 
         return await self._journal.run(revoke) > 0
+
+    async def audit(
+        self,
+        *,
+        execution_id: str | None = None,
+        actor_id: str | None = None,
+        event_type: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> tuple[list[AuditRow], int]:
+        given = {"execution_id": execution_id, "actor_id": actor_id, "event_type": event_type}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        filters, values = tuple(wanted), {"tenant_id": self.tenant_id, **wanted}
+        queries = self._queries.audit
+
+        def page(session: Session) -> tuple[list[Any], int]:
+            rows = session.rows(queries.page(filters), limit=limit, offset=offset, **values)
+            count = queries.count(filters)
+            key = ("audit", *values.items())
+            return rows, self._totals.get(key, lambda: session.scalar(count, **values))
+
+        rows, total = await _known(self._readers, page, _NOTHING)
+        return [audit_row(row) for row in rows], total
+
+    async def audit_rows(self, *, after: tuple[str, int] = ("", 0), limit: int) -> list[AuditRow]:
+        values = {"tenant_id": self.tenant_id, "chain": after[0], "position": after[1], "limit": limit}
+        rows = await self._readers.read(lambda session: session.rows(self._queries.audit.rows, **values))
+        return [audit_row(row) for row in rows]
+
+    async def seals(self, *, after: int = 0, limit: int) -> list[Seal]:
+        values = {"tenant_id": self.tenant_id, "number": after, "limit": limit}
+        rows = await self._readers.read(lambda session: session.rows(self._queries.audit.seals, **values))
+        return [seal_of(row) for row in rows]
+
+    async def record(self, *entries: AuditEntry) -> None:
+        for entry in entries:
+            check_row(entry, entry.event_type)
+
+        def record(session: Session) -> None:
+            for entry in entries:
+                session.record(self.tenant_id, entry)
+
+        await self._journal.run(record)
 
 
 class SqlSystemStore:
@@ -260,14 +318,20 @@ class SqlSystemStore:
         await self._journal.run(mark)
 
     async def create_tenant(
-        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}"
+        self, tenant_id: str, name: str, *, policy: str = "{}", limits: str = "{}", by: Origin = SYSTEM
     ) -> TenantRow:
         check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
         values = {"tenant_id": tenant_id, "name": name, "policy": policy, "limits": limits}
-        made = await self._journal.run(lambda session: session.row(self._queries.create_tenant, **values))
-        if made is None:
-            raise tenant_taken(tenant_id)
-        return _made(TenantRow, made)
+
+        def create(session: Session) -> TenantRow:
+            made = session.row(self._queries.create_tenant, **values)
+            if made is None:
+                raise tenant_taken(tenant_id)
+            row = _made(TenantRow, made)
+            session.record(tenant_id, admin.tenant_created(by, row))
+            return row
+
+        return await self._journal.run(create)
 
     async def tenant_row(self, tenant_id: str) -> TenantRow | None:
         return _struct(TenantRow, await _row(self._readers, self._queries.tenant, tenant_id=tenant_id))
@@ -288,14 +352,18 @@ class SqlSystemStore:
         status: TenantStatus | None = None,
         policy: str | None = None,
         limits: str | None = None,
+        by: Origin = SYSTEM,
     ) -> TenantRow | None:
         check_texts((tenant_id, name, policy, limits), "a text", tenant_id)
         values = {"name": name, "status": status, "policy": policy, "limits": limits}
 
-        def change(session: Session) -> Any | None:
-            return session.row(self._queries.update_tenant, tenant_id=tenant_id, **values)
+        def change(session: Session) -> TenantRow | None:
+            row = _struct(TenantRow, session.row(self._queries.update_tenant, tenant_id=tenant_id, **values))
+            if row is not None:
+                session.record(tenant_id, admin.tenant_updated(by, values))
+            return row
 
-        return _struct(TenantRow, await self._journal.run(change))
+        return await self._journal.run(change)
 
     async def fence(self, execution_id: str) -> Fence | None:
         found = await _row(self._readers, self._queries.fence, execution_id=execution_id)
@@ -376,6 +444,27 @@ class SqlSystemStore:
             )
 
         return await self._readers.read(measure)
+
+    async def audited_tenants(self) -> list[str]:
+        rows = await self._readers.read(lambda session: session.rows(self._queries.audit.tenants_logged))
+        return [tenant_id for (tenant_id,) in rows]
+
+    async def seal_audit(self, key: SigningKey | None) -> int:
+        queries = self._queries.audit
+        rows = await self._readers.read(lambda session: session.rows(queries.tenants_to_seal))
+        count = 0
+        for (tenant_id,) in rows:
+            # Another Supervisor may have sealed meanwhile: then this one's number is taken.
+            with suppress(ValueRejected):
+                count += await self._on_log(tenant_id, lambda tables: seal_log(tables, key))
+        return count
+
+    async def prune_audit(self, tenant_id: str, *, before: int, key: SigningKey | None) -> int:
+        return await self._on_log(tenant_id, lambda tables: prune_log(tables, before, key))
+
+    async def _on_log(self, tenant_id: str, work: Callable[[AuditTables], T]) -> T:
+        queries = self._queries.audit
+        return await self._journal.run(lambda session: work(SqlAuditTables(session, queries, tenant_id)))
 
     async def prune(self) -> dict[str, int]:
         return {table: await self._prune(statement) for table, statement in self._queries.prunes.items()}

@@ -13,6 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 
+from runtime.audit import AuditEntry
 from runtime.errors import Unavailable
 from runtime.store.port import Outcome, Turn
 
@@ -84,10 +85,16 @@ class Cursor(Protocol):
 class Session:
     """One connection. ``execute`` runs a compiled statement with named values."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("audited", "connection")
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+        self.audited: list[tuple[str, AuditEntry]] = []
+        """What the writer appends to the audit log before it commits."""
+
+    def record(self, tenant_id: str, entry: AuditEntry) -> None:
+        """Audit what this transaction does, in the log of a tenant."""
+        self.audited.append((tenant_id, entry))
 
     def execute(self, statement: Statement, **values: Any) -> Cursor:
         cursor: Cursor = self.connection.execute(statement.sql, statement.bind(values))

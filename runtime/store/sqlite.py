@@ -17,6 +17,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import NullPool
 
 from runtime.errors import JamjetError, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.store.audit_log import AuditLog
 from runtime.store.port import Outcome, Turn
 from runtime.store.sql import Query, Session, Statement, T, clock_ms, describe, param
 from runtime.store.tables import events, executions, idempotency, inbox, snapshots
@@ -90,10 +91,10 @@ class SqliteWriter:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._session = Session(connection)
+        self._audit = AuditLog(_DIALECT)
 
     def commit(self, turns: Sequence[Turn]) -> list[Outcome]:
-        return self._transaction(lambda session: _commit_group(self._connection.cursor(), turns))
+        return self._transaction(lambda session: _commit_group(session, turns))
 
     def run(self, query: Query[T]) -> T:
         return self._transaction(query)
@@ -104,7 +105,9 @@ class SqliteWriter:
     def _transaction(self, query: Query[T]) -> T:
         try:
             _when_unlocked(self._connection, "BEGIN IMMEDIATE")
-            result = query(self._session)
+            session = Session(self._connection)
+            result = query(session)
+            self._audit.append(self._connection.cursor(), session.audited)
         except JamjetError:
             self._rollback()
             raise
@@ -117,8 +120,10 @@ class SqliteWriter:
             self._rollback()
             if _primary_code(error) == sqlite3.SQLITE_IOERR:
                 # The frames may have reached the file although syncing them failed.
+                self._audit.chains.begin_anew()
                 raise OutcomeUnknown(f"the commit may have failed: {describe(error)}") from error
             raise _failure(error) from error
+        self._audit.chains.committed()
         return result
 
     def _rollback(self) -> None:
@@ -226,7 +231,8 @@ _CONSUME = _statement(
 )
 
 
-def _commit_group(cursor: sqlite3.Cursor, turns: Sequence[Turn]) -> list[Outcome]:
+def _commit_group(session: Session, turns: Sequence[Turn]) -> list[Outcome]:
+    cursor = session.connection.cursor()
     outcomes = [_admit(cursor, turn) for turn in turns]
     won = [turn for turn, outcome in zip(turns, outcomes, strict=True) if outcome is Outcome.COMMITTED]
     cursor.executemany(
@@ -243,6 +249,7 @@ def _commit_group(cursor: sqlite3.Cursor, turns: Sequence[Turn]) -> list[Outcome
     for turn in won:
         if turn.inbox_sent or turn.inbox_consumed:
             _exchange(cursor, turn)
+    session.audited = [(turn.tenant_id, entry) for turn in won for entry in turn.audit]
     return outcomes
 
 

@@ -208,6 +208,71 @@ class Executor(Table, table=True):
     dead_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class Audit(Table, table=True):
+    """One audit entry in its chain. Triggers refuse to change it, and to delete it before it is pruned."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_newest", "tenant_id", "created_at", "chain", "position"),
+        Index("ix_audit_execution", "tenant_id", "execution_id", "created_at", "chain", "position"),
+        Index("ix_audit_actor", "tenant_id", "actor_id", "created_at", "chain", "position", "event_type"),
+        Index("ix_audit_type", "tenant_id", "event_type", "created_at", "chain", "position"),
+        {"sqlite_with_rowid": False},
+    )
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    chain: str = Field(primary_key=True, sa_type=_Id)
+    position: int = Field(primary_key=True, sa_type=BigInteger)
+    execution_id: str | None = Field(default=None, sa_type=_Id)
+    event_type: str = Field(sa_type=_Id)
+    actor_id: str = Field(sa_type=_Id)
+    actor_type: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    sequence: int | None = Field(default=None, sa_type=BigInteger)
+    event_digest: str | None = Field(default=None, sa_type=Text)
+    node_id: str | None = Field(default=None, sa_type=Text)
+    tool_call_hash: str | None = Field(default=None, sa_type=Text)
+    policy_decision: str | None = Field(default=None, sa_type=Text)
+    request_id: str | None = Field(default=None, sa_type=Text)
+    http_method: str | None = Field(default=None, sa_type=Text)
+    http_path: str | None = Field(default=None, sa_type=Text)
+    ip_address: str | None = Field(default=None, sa_type=Text)
+    details: str | None = Field(default=None, sa_type=Text)
+    hash: str = Field(sa_type=Text)
+
+
+class AuditChain(Table, table=True):
+    """How far a chain goes, is sealed, and is pruned: a guide for sealing, not for verification."""
+
+    __tablename__ = "audit_chains"
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    chain: str = Field(primary_key=True, sa_type=_Id)
+    position: int = Field(sa_type=BigInteger)
+    sealed: int = Field(default=0, sa_type=BigInteger)
+    sealed_by: int = Field(default=0, sa_type=BigInteger)
+    """The last seal that names it."""
+    pruned: int = Field(default=0, sa_type=BigInteger)
+
+
+class AuditSeal(Table, table=True):
+    """One seal of a tenant. Triggers keep it as they keep the entries."""
+
+    __tablename__ = "audit_seals"
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    number: int = Field(primary_key=True, sa_type=BigInteger)
+    heads: str = Field(sa_type=Text)
+    pruned: str = Field(sa_type=Text)
+    kept_from: int = Field(sa_type=BigInteger)
+    """The first seal that is kept; 0: this one prunes none."""
+    kept_after: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    hash: str = Field(sa_type=Text)
+    key_id: str | None = Field(default=None, sa_type=Text)
+    signature: str | None = Field(default=None, sa_type=Text)
+
+
 workflows = metadata.tables["workflows"]
 executions = metadata.tables["executions"]
 events = metadata.tables["events"]
@@ -217,3 +282,6 @@ inbox = metadata.tables["inbox"]
 api_tokens = metadata.tables["api_tokens"]
 tenants = metadata.tables["tenants"]
 executors = metadata.tables["executors"]
+audit = metadata.tables["audit"]
+audit_chains = metadata.tables["audit_chains"]
+audit_seals = metadata.tables["audit_seals"]

@@ -25,7 +25,7 @@ class Down:
         if tokens is not None:
             self.credential = tokens.system.credential
 
-    def tenant(self, tenant_id: str) -> "Down":
+    def tenant(self, tenant_id: str, by: object = None) -> "Down":
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -35,6 +35,9 @@ from actors.port import KeyTaken, SignalRequest, StartRequest
 from actors.recorder import record_start
 from runtime import events as ev
 from runtime import signals as sg
+from runtime.audit import SYSTEM, Origin, event_digest
+from runtime.audit_check import check_log
+from runtime.audited import AUDITED_TYPES
 from runtime.effects import RunNode
 from runtime.errors import Conflict, JamjetError, OutcomeUnknown, Unavailable
 from runtime.graph import encode_graph
@@ -526,8 +529,8 @@ class RemoteStore:
         self.journal: Any = Remote(world, process, self._store.journal)
         self.system: Any = Remote(world, process, self._store.system)
 
-    def tenant(self, tenant_id: str) -> Any:
-        return Remote(self._world, self._process, self._store.tenant(tenant_id))
+    def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> Any:
+        return Remote(self._world, self._process, self._store.tenant(tenant_id, by))
 
 
 class FadingStore:
@@ -551,8 +554,8 @@ class FadingStore:
     def system(self) -> Any:
         return self._now.system
 
-    def tenant(self, tenant_id: str) -> Any:
-        return self._now.tenant(tenant_id)
+    def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> Any:
+        return self._now.tenant(tenant_id, by)
 
 
 # --- hosts --------------------------------------------------------------------------------------
@@ -1173,7 +1176,26 @@ class World:
             raise Violation(self._describe())
         return self.report
 
+    def _check_audit(self) -> None:
+        """Every event that matters has one entry, and the chains are whole."""
+        rows = sorted(self.database.audit, key=lambda row: (row.chain, row.position))
+        problem = check_log(TENANT, (), rows).problem
+        if problem is not None:
+            self.fail(f"the audit log: {problem}")
+        said = sorted(
+            (row.execution_id or "", row.sequence, row.event_digest) for row in rows if row.sequence
+        )
+        happened = sorted(
+            (execution_id, event.sequence, event_digest(event.data))
+            for execution_id, log in self.database.events.items()
+            for event in log
+            if event.type in AUDITED_TYPES
+        )
+        if said != happened:
+            self.fail(f"the audit log says {said}, the events {happened}")
+
     def _check_end(self) -> None:
+        self._check_audit()
         replica = self.replica
         for number, execution_id in replica.started.items():
             if execution_id not in self.database.executions:

@@ -1,0 +1,20 @@
+"""Who a request comes from, as the audit log has it."""
+
+from fastapi import Request
+
+from api.auth import Principal
+from api.requests import request_id
+from runtime.audit import Origin
+
+PATH_MAX = 500
+
+
+def origin_of(request: Request, caller: Principal) -> Origin:
+    """The caller, and the request that asks for a change."""
+    return Origin(
+        actor_id=f"token:{caller.id}",
+        actor_type="human",
+        request_id=request_id(request),
+        http_method=request.method,
+        http_path=request.scope["path"][:PATH_MAX],
+    )

@@ -1,0 +1,49 @@
+"""The audit log of the caller's tenant: who did what, and by which request."""
+
+from fastapi import Request
+from starlette.responses import Response
+
+from api import render
+from api.requests import page
+from api.resources import tenant
+from api.routing import answers, declared, router
+from api.schemas import AuditList
+from runtime.admin_audit import ADMIN_EVENTS
+from runtime.audited import AUDITED_TYPES
+from runtime.errors import BadRequest
+
+routes = router("audit")
+
+LIMIT_MAX = 200
+EVENT_TYPES = (*AUDITED_TYPES, *ADMIN_EVENTS)
+
+
+@routes.get(
+    "/audit",
+    responses=answers(AuditList),
+    openapi_extra=declared(
+        "read",
+        execution_id="of this execution only",
+        actor_id="of this actor only, as in ``token:tok_...`` or ``agent:my-workflow``",
+        event_type="of this type only, as in ``node_completed`` or ``token_created``",
+        limit=f"default 50; more than {LIMIT_MAX} is taken for {LIMIT_MAX}",
+        offset="how many to leave out",
+    ),
+)
+async def list_audit(request: Request) -> Response:
+    """Audit entries, the newest first."""
+    limit, offset = page(request, limit_max=2**31)
+    limit = min(limit, LIMIT_MAX)
+    query = request.query_params
+    event_type = query.get("event_type")
+    if event_type is not None and event_type not in EVENT_TYPES:
+        raise BadRequest(f"event_type: must be one of {', '.join(EVENT_TYPES)}, not {event_type[:40]!r}")
+    rows, total = await tenant(request).audit(
+        execution_id=query.get("execution_id"),
+        actor_id=query.get("actor_id"),
+        event_type=event_type,
+        limit=limit,
+        offset=offset,
+    )
+    items = [render.audit_entry(row) for row in rows]
+    return render.answer({"items": items, "total": total, "limit": limit, "offset": offset})
