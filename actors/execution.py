@@ -206,6 +206,7 @@ class ExecutionActor:
     async def _upkeep(self, host: ExecutionHost) -> None:
         await self._beat()
         await host.reconcile()
+        await host.heed_tenants()
         self._metrics.seats.set(host.live)
         self._ray_metrics.push()
 

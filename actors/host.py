@@ -21,17 +21,20 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from actors import logs
+from actors.admission import NOT_ADMITTED, refused_start
 from actors.event_rows import event_rows
 from actors.observer import HostObserver
 from actors.plans import PlanCache
 from actors.port import KeyTaken, SignalRequest, StartRequest
 from actors.seat import Decided, Mail, Refused, Seat, answer_all, next_batch, refuse_all
+from actors.tenants import Tenants
 from runtime import jsonvalue
 from runtime import signals as sg
 from runtime.audit import AuditEntry
 from runtime.audited import audited
 from runtime.effects import RunNode, StopNode
 from runtime.errors import BadRequest, JamjetError, NotFound, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.events import NodeCompleted
 from runtime.machine import Moment, decide
 from runtime.plan import Plan
 from runtime.state import (
@@ -41,11 +44,13 @@ from runtime.state import (
     is_terminal,
     new_state,
     payload_size,
-    status_of,
+    stored_status,
     wake_at,
 )
 from runtime.store.history import fold_stored
 from runtime.store.port import (
+    TERMINAL_STATUSES,
+    Admission,
     EventRow,
     Fence,
     IdempotencyRecord,
@@ -54,7 +59,10 @@ from runtime.store.port import (
     Store,
     StoredExecution,
     Turn,
+    Usage,
     encode_resources,
+    month_of,
+    shown_status,
 )
 
 log = logging.getLogger("jamjet.host")
@@ -66,6 +74,8 @@ LEASE_DOUBTFUL_S = 3.0
 PARKED_STATES_MAX = 2_000
 """States of just passivated executions that are kept, to wake them without reading the log."""
 SNAPSHOT_TAIL_BYTES_MIN = 16 * 1024
+DEQUEUED_MAX = 100
+"""Executions that an owner lets begin at once when slots become free."""
 STORE_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -134,6 +144,9 @@ class ExecutionHost:
         self._activating: dict[str, asyncio.Future[Seat]] = {}
         self._parked: OrderedDict[str, _Parked] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._tenants = Tenants()
+        self._queueing: set[str] = set()
+        """Tenants of which executions wait for a slot, as far as this host has seen."""
         self._beat_at = 0.0
         self.draining = False
 
@@ -153,6 +166,7 @@ class ExecutionHost:
 
         Raises:
             KeyTaken, Unavailable, OutcomeUnknown, NotFound
+            LimitReached, Forbidden: the tenant may not start it.
         """
         plan = await self._plans.get(request.tenant_id, request.workflow_id, request.workflow_version)
         seat = self._seats.get(request.execution_id)
@@ -174,7 +188,12 @@ class ExecutionHost:
         )
         seat.started = asyncio.get_running_loop().create_future()
         self._seats[request.execution_id] = seat
-        signal = sg.StartExecution(input=request.input, isolation=request.isolation, only_record=record_only)
+        signal = sg.StartExecution(
+            input=request.input,
+            isolation=request.isolation,
+            only_record=record_only,
+            queue=request.queue,
+        )
         mail = Mail(signal, seat.started, request.idempotency)
         mail.origin, mail.traceparent = request.origin, request.traceparent
         self._put(seat, mail)
@@ -195,10 +214,13 @@ class ExecutionHost:
         return {"execution_id": request.execution_id, **answer}
 
     async def activate(self, execution_ids: list[str]) -> list[str]:
-        """Take over executions that nobody drives; returns those for which there was no room."""
+        """Take over executions that nobody drives; returns those for which there was no room.
+
+        Those that wait for a slot begin, if there is one.
+        """
         refused = [execution_id for execution_id in execution_ids if self.full]
         wanted = [e for e in execution_ids if e not in refused and e not in self._seats]
-        await asyncio.gather(*(self._try_activate(execution_id) for execution_id in wanted))
+        await asyncio.gather(*(self._try_activate(execution_id, begin=True) for execution_id in wanted))
         return refused
 
     # --- upkeep ---------------------------------------------------------------------------------
@@ -219,6 +241,21 @@ class ExecutionHost:
                 log.warning("dropped %s: the store says that it is not ours", seat.execution_id)
                 self._drop(seat)
 
+    async def heed_tenants(self) -> None:
+        """Learn how tenants stand: executions of suspended ones are held, of active ones go on."""
+        await self._tenants.refresh(self._store.system)
+        for seat in list(self._seats.values()):
+            self._heed(seat)
+
+    def _heed(self, seat: Seat) -> None:
+        active, held = self._tenants.is_active(seat.tenant_id), seat.state.held
+        if any(isinstance(mail.signal, sg.Hold | sg.Release) for mail in seat.mailbox):
+            return
+        if not active and held is None:
+            self._put(seat, Mail(sg.Hold()))
+        elif active and held == "tenant":
+            self._put(seat, Mail(sg.Release(reason="tenant")))
+
     async def release(self) -> None:
         """Give every execution back: for a host that is asked to go. New work is refused."""
         self.draining = True
@@ -237,20 +274,23 @@ class ExecutionHost:
 
     # --- activation -----------------------------------------------------------------------------
 
-    async def _try_activate(self, execution_id: str, *, only_ours: bool = False) -> None:
+    async def _try_activate(self, execution_id: str, *, only_ours: bool = False, begin: bool = False) -> None:
         try:
-            await self._activate(execution_id, only_ours=only_ours)
+            await self._activate(execution_id, only_ours=only_ours, begin=begin)
         except JamjetError as error:
             log.info("not activated %s: %s", execution_id, error)
 
-    async def _activate(self, execution_id: str, *, only_ours: bool = False) -> Seat:
-        """Seat an execution, and post what recovery is due. Concurrent callers share one load."""
+    async def _activate(self, execution_id: str, *, only_ours: bool = False, begin: bool = False) -> Seat:
+        """Seat an execution, and post what recovery is due. Concurrent callers share one load.
+
+        ``begin``: let it begin if it waits for a slot.
+        """
         loading = self._activating.get(execution_id)
         if loading is None:
             loading = asyncio.get_running_loop().create_future()
             self._activating[execution_id] = loading
             try:
-                seat = await self._load(execution_id, only_ours=only_ours)
+                seat = self._seated(await self._load(execution_id, only_ours=only_ours), begin=begin)
             except BaseException as error:
                 loading.set_exception(error if isinstance(error, JamjetError) else Unavailable(str(error)))
                 loading.exception()
@@ -270,7 +310,7 @@ class ExecutionHost:
             )
             seat = Seat(parked.tenant_id, plan, parked.state, parked.epoch)
             seat.snapshot_bytes = seat.unmeasured_bytes = parked.snapshot_bytes
-            return self._seated(seat)
+            return seat
         stored = await self._store.system.stored_execution(execution_id)
         if stored is None:
             raise NotFound(f"execution {execution_id}")
@@ -285,9 +325,9 @@ class ExecutionHost:
         seat.tail_bytes = sum(len(event.data) for event in stored.tail)
         seat.snapshot_bytes = len(stored.snapshot or "")
         seat.unmeasured_bytes = seat.tail_bytes + seat.snapshot_bytes
-        return self._seated(seat)
+        return seat
 
-    def _seated(self, seat: Seat) -> Seat:
+    def _seated(self, seat: Seat, *, begin: bool) -> Seat:
         if is_terminal(seat.state):
             # It answers by its state, but nobody needs to own it.
             return seat
@@ -295,8 +335,19 @@ class ExecutionHost:
         if present is not None:
             return present
         self._seats[seat.execution_id] = seat
-        self._put(seat, Mail(sg.Recover()))
+        for signal in self._first_signals(seat, begin):
+            self._put(seat, Mail(signal, alone=begin and seat.state.held == "slot"))
         return seat
+
+    def _first_signals(self, seat: Seat, begin: bool) -> list[sg.Signal]:
+        """What a loaded execution is told. A suspended one must not go on before it is held."""
+        if begin and seat.state.held == "slot":
+            return [sg.Release(reason="slot")]
+        if not self._tenants.is_active(seat.tenant_id):
+            return [sg.Hold(), sg.Recover()]
+        if seat.state.held == "tenant":
+            return [sg.Recover(), sg.Release(reason="tenant")]
+        return [sg.Recover()]
 
     async def _is_gone(self, incarnation: str) -> bool:
         """Whether an owner need no longer be respected. Being gone is made final first.
@@ -382,6 +433,8 @@ class ExecutionHost:
         self._observer.not_committed(outcome.value)
         if outcome is Outcome.KEY_TAKEN:
             self._key_taken(seat, batch)
+        elif outcome in NOT_ADMITTED:
+            await self._not_admitted(seat, batch, outcome)
         else:
             await self._fenced(seat, batch)
 
@@ -448,7 +501,7 @@ class ExecutionHost:
             owner=None if passive or unplaced else self.incarnation,
             owner_epoch=seat.epoch if seat.taken or unplaced else seat.epoch + 1,
             sequence=state.sequence,
-            status=status_of(state),
+            status=stored_status(state),
             runnable=runnable,
             wake_at=next_wake,
             steps=state.steps,
@@ -459,6 +512,8 @@ class ExecutionHost:
             snapshot=encode_state(state) if wants_snapshot else None,
             idempotency=None if keyed is None else self._filled(seat, keyed, decisions),
             audit=tuple(entries),
+            admission=_admission(seat, state, decisions),
+            usage=_usage(decisions, now),
         )
 
     def _filled(self, seat: Seat, keyed: Mail, decisions: Decided) -> IdempotencyRecord | None:
@@ -530,8 +585,49 @@ class ExecutionHost:
         else:
             self._arm(seat, turn.wake_at)
         if turn.events:
-            settled = turn.status != "running"
+            settled = shown_status(turn.status) != "running"
             self._on_moved(turn.execution_id, turn.sequence, settled)
+        self._pass_on_slot(turn)
+
+    def _pass_on_slot(self, turn: Turn) -> None:
+        """Where executions wait for a slot: let the next one begin at once, not at the next sweep."""
+        if turn.status == "queued":
+            self._queueing.add(turn.tenant_id)
+        elif turn.status in TERMINAL_STATUSES and turn.tenant_id in self._queueing:
+            self._queueing.discard(turn.tenant_id)
+            self._spawn(self._dequeue(turn.tenant_id))
+
+    async def _dequeue(self, tenant_id: str) -> None:
+        """Begin executions that wait, as many as there are slots. Dedicated ones are left to the sweep."""
+        self._queueing.add(tenant_id)
+        try:
+            rows = await self._store.system.dequeue(tenant_id, limit=DEQUEUED_MAX)
+        except Unavailable as error:
+            log.info("not dequeued for %s: %s", tenant_id, error)
+            return
+        await self.activate([row.execution_id for row in rows if row.isolation == "shared"])
+
+    async def _not_admitted(self, seat: Seat, batch: list[Mail], outcome: Outcome) -> None:
+        """The tenant may not have another execution begin just now, and nothing was written."""
+        first = batch[0]
+        start = first.signal
+        if isinstance(start, sg.StartExecution):
+            if outcome is Outcome.NO_SLOT and start.queue:
+                first.signal = msgspec.structs.replace(start, held=True, queue=False)
+                seat.mailbox.extendleft(reversed(batch))
+                return
+            refuse_all(batch, await refused_start(self._store.system, seat.tenant_id, outcome))
+            self._drop(seat)
+            return
+        # It stays as it is: what else has come for it is decided without going on.
+        others = [mail for mail in batch if not isinstance(mail.signal, sg.Release)]
+        seat.mailbox.extendleft(reversed(others))
+        if seat.taken:
+            return
+        if seat.mailbox:
+            seat.mailbox.append(Mail(sg.Recover()))
+        else:
+            self._drop(seat)
 
     def _park(self, seat: Seat, turn: Turn) -> None:
         """Nobody owns it now. Mail that came meanwhile is taken by a new seat."""
@@ -697,6 +793,32 @@ class ExecutionHost:
         seat.tasks.clear()
         if not keep_mail and not seat.pumping:
             refuse_all(seat.mailbox, Redirect("the execution moved away", owner=None))
+
+
+def _admission(seat: Seat, state: ExecutionState, decisions: Decided) -> Admission | None:
+    """What the turn must be let in for."""
+    if seat.new is not None:
+        return Admission.QUEUE if state.held == "slot" else Admission.START
+    if not any(isinstance(mail.signal, sg.Release) and decision.events for mail, decision in decisions):
+        return None
+    return Admission.DEQUEUE if seat.state.held == "slot" else Admission.RESUME
+
+
+def _usage(decisions: Decided, now: int) -> Usage | None:
+    """What models used in this turn."""
+    calls = [
+        event
+        for _, decision in decisions
+        for event in decision.events
+        if isinstance(event, NodeCompleted) and event.gen_ai_model is not None
+    ]
+    if not calls:
+        return None
+    return Usage(
+        month=month_of(now),
+        tokens=sum((call.input_tokens or 0) + (call.output_tokens or 0) for call in calls),
+        cost_usd=sum(call.cost_usd or 0.0 for call in calls),
+    )
 
 
 def _stands_at(fence: Fence, turn: Turn) -> bool:

@@ -20,6 +20,7 @@ from runtime.errors import JamjetError
 from runtime.store.port import ExecutorRow, Store
 
 BEAT_S = 1.0
+SWEPT_MAX = 100
 
 
 class LocalExecutions:
@@ -75,6 +76,14 @@ class LocalExecutions:
             with contextlib.suppress(JamjetError):
                 await self._beat()
                 await self.host.reconcile()
+                await self.host.heed_tenants()
+                await self._sweep()
+
+    async def _sweep(self) -> None:
+        """What the Supervisor does where there is Ray."""
+        system = self._store.system
+        rows = [*await system.sweep(limit=SWEPT_MAX), *await system.dequeue(limit=SWEPT_MAX)]
+        await self.host.activate([row.execution_id for row in rows])
 
     async def _beat(self) -> None:
         sent_at, asked_at = asyncio.get_running_loop().time(), self._clock.mark()

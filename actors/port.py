@@ -33,6 +33,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     input: dict[str, JsonValue]
     isolation: Literal["shared", "dedicated"] = "shared"
     resources: dict[str, Any] | None = None
+    queue: bool = False
+    """Where the tenant runs as many executions as it may: wait for a slot rather than be refused."""
     idempotency: IdempotencyRecord | None = None
     origin: Origin | None = None
     """Who asks, for the audit log; None: the runtime itself."""
@@ -66,6 +68,8 @@ class Executions(Protocol):
 
         Raises:
             KeyTaken, Overloaded, Unavailable, OutcomeUnknown
+            LimitReached: the tenant has reached a limit of its own.
+            Forbidden: it is suspended.
         """
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:

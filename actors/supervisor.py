@@ -157,7 +157,9 @@ class Supervisor:
     async def _sweep(self, executors: list[ExecutorRow]) -> None:
         """Offer executions that nobody drives to actors with room."""
         assert self._store is not None
-        rows = [row for row in await self._store.system.sweep(limit=SWEEP_MAX) if self._is_offered_now(row)]
+        system = self._store.system
+        swept = [*await system.sweep(limit=SWEEP_MAX), *await system.dequeue(limit=SWEEP_MAX)]
+        rows = [row for row in swept if self._is_offered_now(row)]
         takers = [
             row for row in executors if row.isolation == "shared" and row.state == "active" and not row.gone
         ]

@@ -62,7 +62,7 @@ def error_response(request: Request, error: JamjetError) -> Response:
     headers: dict[str, str] = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.retryable:
+    if error.retryable or "retry_after_s" in error.fields:
         headers["Retry-After"] = str(error.fields.get("retry_after_s", 1))
     shown = {name: error.fields[name] for name in _SHOWN_FIELDS if name in error.fields}
     return _body(request, status, error.detail, error.code, headers, shown)

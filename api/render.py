@@ -21,6 +21,7 @@ from runtime.store.port import (
     TenantRow,
     TokenRow,
     WorkflowRow,
+    shown_status,
 )
 
 ANSWER_TYPE = "application/json"
@@ -48,7 +49,7 @@ def execution_summary(row: ExecutionRow) -> dict[str, Any]:
         "execution_id": row.execution_id,
         "workflow_id": row.workflow_id,
         "workflow_version": row.workflow_version,
-        "status": row.status,
+        "status": shown_status(row.status),
         "isolation": row.isolation,
         "created_at": timestamp(row.created_at),
         "started_at": timestamp(row.created_at),

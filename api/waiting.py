@@ -5,7 +5,7 @@ import asyncio
 from api import render
 from api.resources import Resources
 from runtime.errors import NotFound
-from runtime.store.port import ExecutorRow, StoredExecution, TenantStore
+from runtime.store.port import ExecutorRow, StoredExecution, TenantStore, shown_status
 
 
 async def whole(resources: Resources, stored: StoredExecution) -> dict[str, object]:
@@ -35,7 +35,7 @@ async def read_settled(
         if stored is None:
             raise NotFound(f"execution {execution_id}")
         left = until - loop.time()
-        if stored.row.status != "running" or left <= 0:
+        if shown_status(stored.row.status) != "running" or left <= 0:
             return stored
         await resources.executions.changed(
             execution_id, after=stored.row.sequence, timeout_s=left, settled=True

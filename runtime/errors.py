@@ -101,7 +101,10 @@ class Overloaded(JamjetError):
 
 
 class LimitReached(JamjetError):
-    """A limit of the tenant is reached; ``fields['limit']`` is its value."""
+    """A limit of the tenant is reached; ``fields['limit']`` is its name.
+
+    ``fields['retry_after_s']`` says when to come again.
+    """
 
     code = "limit_reached"
 

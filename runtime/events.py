@@ -12,6 +12,8 @@ import msgspec
 
 from runtime.jsonvalue import JsonValue
 
+HoldReason = Literal["slot", "tenant"]
+
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """Base of all events. ``node_id`` is None where no node is concerned."""
@@ -61,6 +63,21 @@ class WorkflowLimitExceeded(_Event, frozen=True, kw_only=True, tag="workflow_lim
     actual_value: float | None = None
     description: str | None = None
     node_id: str | None = None
+
+
+class ExecutionHeld(_Event, frozen=True, kw_only=True, tag="execution_held"):
+    """Nothing new begins until it is released: it waits for a slot, or its tenant is suspended."""
+
+    reason: HoldReason
+    node_id: None = None
+
+
+class ExecutionReleased(_Event, frozen=True, kw_only=True, tag="execution_released"):
+    """It goes on. A start that waited has its deadline, ``timeout_at``, from here."""
+
+    reason: HoldReason
+    timeout_at: int | None = None
+    node_id: None = None
 
 
 class NodeScheduled(_Event, frozen=True, kw_only=True, tag="node_scheduled"):
@@ -225,6 +242,8 @@ Event = (
     | WorkflowFailed
     | WorkflowCancelled
     | WorkflowLimitExceeded
+    | ExecutionHeld
+    | ExecutionReleased
     | NodeScheduled
     | NodeStarted
     | NodeCompleted

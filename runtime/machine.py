@@ -24,6 +24,9 @@ active any more (``LoopEnded``), so each fires at most once.
 are cancelled, nothing new starts, running nodes may settle until a deadline, and
 then it has failed. Cancelling and limits end it in one turn.
 
+A *held* execution begins nothing new: attempts that run are settled, their edges are
+decided, and there it stays until it is released. Timers wait as well.
+
 Time, chance and environment come in with the ``Moment``; what was drawn from them
 stands in the events, so replay never asks the world again.
 """
@@ -125,6 +128,8 @@ _OPEN: dict[type, Admission] = {
     sg.NodeErrored: "accept",
     sg.Tick: "accept",
     sg.Recover: "accept",
+    sg.Hold: "accept",
+    sg.Release: "accept",
     sg.StartExecution: "refuse",
 }
 _CLOSED: dict[type, Admission] = {
@@ -135,6 +140,8 @@ _CLOSED: dict[type, Admission] = {
     sg.NodeErrored: "ignore",
     sg.Tick: "ignore",
     sg.Recover: "ignore",
+    sg.Hold: "ignore",
+    sg.Release: "ignore",
     sg.StartExecution: "refuse",
 }
 ADMISSION: dict[Status, dict[type, Admission]] = {
@@ -215,6 +222,9 @@ class _Turn:
             if self.state.failing is not None:
                 self._touched.clear()
                 self._finish_failing()
+                return
+            if self.state.held is not None:
+                self._touched.clear()
                 return
             if self._touched:
                 self._consider(self._touched.popleft())
@@ -620,7 +630,7 @@ class _Turn:
 
 def _start_execution(turn: _Turn, signal: sg.StartExecution) -> None:
     graph = turn.plan.graph
-    timeout_at = None if graph.timeout_ms is None else turn.moment.now + graph.timeout_ms
+    timeout_at = None if signal.held else _deadline(turn)
     turn.emit(
         ev.WorkflowStarted(
             workflow_id=graph.workflow_id,
@@ -630,8 +640,30 @@ def _start_execution(turn: _Turn, signal: sg.StartExecution) -> None:
             timeout_at=timeout_at,
         )
     )
+    if signal.held:
+        turn.emit(ev.ExecutionHeld(reason="slot"))
     if not signal.only_record:
         turn.advance()
+
+
+def _deadline(turn: _Turn) -> int | None:
+    timeout_ms = turn.plan.graph.timeout_ms
+    return None if timeout_ms is None else turn.moment.now + timeout_ms
+
+
+def _hold(turn: _Turn, signal: sg.Hold) -> None:
+    if turn.state.held is None:
+        turn.emit(ev.ExecutionHeld(reason="tenant"))
+
+
+def _release(turn: _Turn, signal: sg.Release) -> None:
+    if turn.state.held != signal.reason:
+        return
+    timeout_at = _deadline(turn) if signal.reason == "slot" else None
+    turn.emit(ev.ExecutionReleased(reason=signal.reason, timeout_at=timeout_at))
+    _take_due(turn)
+    turn.touch(turn.plan.nodes)
+    turn.advance()
 
 
 def _recover(turn: _Turn, signal: sg.Recover) -> None:
@@ -662,6 +694,8 @@ def _tick(turn: _Turn, signal: sg.Tick) -> None:
 def _take_due(turn: _Turn) -> None:
     """Let every due timer take effect, in the order in which they were due."""
     now, state = turn.moment.now, turn.state
+    if state.held is not None:
+        return
     due: list[tuple[int, int, str | None]] = [
         (record.due_at, turn.plan.position[node_id], node_id)
         for node_id, record in state.nodes.items()
@@ -926,6 +960,8 @@ def _kind(node: Node) -> str:
 _HANDLERS: dict[type, Callable[[_Turn, Any], dict[str, Any] | None]] = {
     sg.StartExecution: _start_execution,
     sg.Recover: _recover,
+    sg.Hold: _hold,
+    sg.Release: _release,
     sg.Tick: _tick,
     sg.Approve: _approve,
     sg.SendEvent: _send_event,

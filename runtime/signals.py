@@ -4,19 +4,35 @@ from typing import Literal
 
 import msgspec
 
+from runtime.events import HoldReason
 from runtime.jsonvalue import JsonValue
 
 
 class StartExecution(msgspec.Struct, frozen=True, kw_only=True):
-    """Begin. ``only_record`` commits the start and leaves the first step to whoever activates it."""
+    """Begin. ``only_record`` commits the start and leaves the first step to whoever activates it.
+
+    ``queue``: where there is no slot, wait for one; ``held``: there is none, so wait.
+    """
 
     input: dict[str, JsonValue]
     isolation: Literal["shared", "dedicated"] = "shared"
     only_record: bool = False
+    queue: bool = False
+    held: bool = False
 
 
 class Recover(msgspec.Struct, frozen=True, kw_only=True):
     """A new owner took over: what was running is attempted again, what was due is done."""
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin nothing new: the tenant is suspended."""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """Go on: what it was held for is over."""
+
+    reason: HoldReason
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,4 +97,15 @@ class NodeErrored(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int = 0
 
 
-Signal = StartExecution | Recover | Tick | Approve | SendEvent | Cancel | NodeSucceeded | NodeErrored
+Signal = (
+    StartExecution
+    | Recover
+    | Hold
+    | Release
+    | Tick
+    | Approve
+    | SendEvent
+    | Cancel
+    | NodeSucceeded
+    | NodeErrored
+)

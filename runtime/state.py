@@ -84,6 +84,8 @@ class ExecutionState(msgspec.Struct, kw_only=True, omit_defaults=True):
     updated_at: int = 0
     completed_at: int | None = None
     timeout_at: int | None = None
+    held: ev.HoldReason | None = None
+    held_at: int = 0
     failing: Failure | None = None
     failure: Failure | None = None
     answered: list[str] = []
@@ -125,7 +127,7 @@ def is_terminal(state: ExecutionState) -> bool:
 
 def status_of(state: ExecutionState) -> Status:
     """The status that the API shows: paused when nothing runs or backs off and something waits."""
-    if is_terminal(state) or state.failing is not None or state.sequence == 0:
+    if is_terminal(state) or state.failing is not None or state.held is not None or state.sequence == 0:
         return state.status
     phases = {record.phase for record in state.nodes.values()}
     if "running" in phases or "backoff" in phases or "waiting" not in phases:
@@ -133,10 +135,26 @@ def status_of(state: ExecutionState) -> Status:
     return "paused"
 
 
+def stored_status(state: ExecutionState) -> str:
+    """The status in the execution's row: as ``status_of``, but ``queued`` or ``suspended`` while it is held.
+
+    A held one whose attempts still run is ``running``: its owner waits for them.
+    """
+    if state.held is None or is_terminal(state) or _runs(state):
+        return status_of(state)
+    return "queued" if state.held == "slot" else "suspended"
+
+
+def _runs(state: ExecutionState) -> bool:
+    return state.failing is not None or any(record.phase == "running" for record in state.nodes.values())
+
+
 def has_work(state: ExecutionState) -> bool:
     """Whether an owner is needed now: a node runs, or nothing has been decided since the start."""
     if is_terminal(state):
         return False
+    if state.held is not None:
+        return _runs(state)
     return all(record.phase not in ("waiting", "backoff") for record in state.nodes.values()) or any(
         record.phase == "running" for record in state.nodes.values()
     )
@@ -146,6 +164,8 @@ def wake_at(state: ExecutionState) -> int | None:
     """When the earliest timer is due, or None."""
     if is_terminal(state):
         return None
+    if state.held is not None:
+        return None if state.failing is None else state.failing.deadline
     due = [record.due_at for record in state.nodes.values() if record.due_at is not None]
     if state.timeout_at is not None and state.failing is None:
         due.append(state.timeout_at)
@@ -154,9 +174,15 @@ def wake_at(state: ExecutionState) -> int | None:
     return min(due, default=None)
 
 
+HOLDS: dict[ev.HoldReason, str] = {"slot": "max_concurrent_executions", "tenant": "tenant_suspended"}
+"""What a held execution waits on, as the API shows it."""
+
+
 def waiting_on(state: ExecutionState) -> list[dict[str, Any]]:
-    """Why the execution does not go on by itself, one entry a node, as the API shows it."""
+    """Why the execution does not go on by itself, as the API shows it: a hold, and one entry a node."""
     entries: list[dict[str, Any]] = []
+    if state.held is not None:
+        entries.append({"node_id": None, "type": HOLDS[state.held], "since": state.held_at})
     for node_id, record in state.nodes.items():
         if record.phase == "waiting":
             entry: dict[str, Any] = {"node_id": node_id, "type": record.waits_for, "since": record.since}
@@ -222,7 +248,7 @@ def _ended(status: Status) -> Callable[[ExecutionState, Plan, Any, int], None]:
     def end(state: ExecutionState, plan: Plan, event: Any, at: int) -> None:
         state.status = status
         state.completed_at = at
-        state.failing = None
+        state.failing = state.held = None
         state.buffered = {}
         state.buffered_count = state.buffered_bytes = 0
         if isinstance(event, ev.WorkflowFailed):
@@ -240,6 +266,16 @@ def _workflow_failing(state: ExecutionState, plan: Plan, event: ev.WorkflowFaili
     state.failing = Failure(
         error=event.error, error_class=event.error_class, node_id=event.node_id, deadline=event.deadline
     )
+
+
+def _held(state: ExecutionState, plan: Plan, event: ev.ExecutionHeld, at: int) -> None:
+    state.held, state.held_at = event.reason, at
+
+
+def _released(state: ExecutionState, plan: Plan, event: ev.ExecutionReleased, at: int) -> None:
+    state.held, state.held_at = None, 0
+    if event.timeout_at is not None:
+        state.timeout_at = event.timeout_at
 
 
 def _node_scheduled(state: ExecutionState, plan: Plan, event: ev.NodeScheduled, at: int) -> None:
@@ -403,6 +439,8 @@ _APPLY: dict[type, Callable[[ExecutionState, Plan, Any, int], None]] = {
     ev.WorkflowFailed: _ended("failed"),
     ev.WorkflowCancelled: _ended("cancelled"),
     ev.WorkflowLimitExceeded: _ended("limit_exceeded"),
+    ev.ExecutionHeld: _held,
+    ev.ExecutionReleased: _released,
     ev.NodeScheduled: _node_scheduled,
     ev.NodeStarted: _node_started,
     ev.NodeCompleted: _node_completed,

@@ -34,13 +34,15 @@ from runtime.errors import BadRequest, NotFound
 from runtime.ids import execution_id_from_hex, parse_execution_id
 from runtime.jsonvalue import encode
 from runtime.signals import Approve, Cancel, SendEvent
-from runtime.store.port import STATUSES, EventRow, ExecutionRow, TenantStore
+from runtime.store.port import HELD_STATUSES, STATUSES, EventRow, ExecutionRow, TenantStore
 
 routes = router("executions")
 
 KEY = "the same key has one effect, and gets the same answer for 24 h"
 WAIT = "seconds, at most 60: answer once it ends or pauses, or as it stands after that time"
 EVENTS_MAX = 10_000
+ROW_STATUSES = {"running": ("running", *HELD_STATUSES)}
+"""The statuses of rows that one of the API stands for, where it is not the same one."""
 
 
 @routes.post(
@@ -50,7 +52,10 @@ EVENTS_MAX = 10_000
     openapi_extra=declared("write", StartBody, wait=WAIT, header_prefer="wait=N", header_idempotency_key=KEY),
 )
 async def start_execution(request: Request) -> Response:
-    """Start a workflow. With ``Prefer: wait=N`` the answer is the whole execution."""
+    """Start a workflow. With ``Prefer: wait=N`` the answer is the whole execution.
+
+    429 names the limit of the tenant that is reached.
+    """
     data, value = await read_json(request)
     body = validated(StartBody, value)
     wait = wait_s(request)
@@ -94,6 +99,7 @@ async def _start_request(
         input=body.input,
         isolation=body.isolation or graph.isolation or here.settings.isolation,
         resources=_resources(body) or graph.resources,
+        queue=body.queue,
         idempotency=record,
         origin=store.by,
     )
@@ -135,7 +141,7 @@ async def list_executions(request: Request) -> Response:
     if status is not None and status not in STATUSES:
         raise BadRequest(f"status: must be one of {', '.join(STATUSES)}, not {status[:40]!r}")
     rows, total = await tenant(request).executions(
-        statuses=(status,) if status else None,
+        statuses=None if status is None else ROW_STATUSES.get(status, (status,)),
         workflow_id=request.query_params.get("workflow_id"),
         limit=limit,
         offset=offset,

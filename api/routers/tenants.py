@@ -106,5 +106,6 @@ def _limits(given: TenantLimitsBody | None) -> str | None:
     if given is None:
         return None
     for name in given.model_extra or ():
-        raise BadRequest(f"limit {name[:40]} is not supported: only max_workflows is")
-    return msgspec.json.encode(TenantLimits(max_workflows=given.max_workflows)).decode()
+        known = ", ".join(TenantLimits.__struct_fields__)
+        raise BadRequest(f"limit {name[:40]} is not supported: there are {known}")
+    return msgspec.json.encode(TenantLimits(**given.model_dump())).decode()

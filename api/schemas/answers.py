@@ -16,7 +16,7 @@ class ErrorAnswer(BaseModel):
     problems: list[str] = []
     node_id: str = ""
     retry_after_s: float = 1
-    limit: float = 0
+    limit: str = ""
 
 
 class Health(BaseModel):
@@ -205,7 +205,7 @@ class Tenant(BaseModel):
     name: str
     status: Literal["active", "suspended", "archived"]
     policy: dict[str, Any]
-    limits: dict[str, int]
+    limits: dict[str, float]
     created_at: str
     updated_at: str
 

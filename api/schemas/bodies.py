@@ -21,13 +21,17 @@ class WorkflowBody(_Body):
 
 
 class StartBody(_Body):
-    """A start. Without a version, the latest registered one runs."""
+    """A start. Without a version, the latest registered one runs.
+
+    With ``queue`` it waits in order where the tenant runs as many executions as it may; else that is 429.
+    """
 
     workflow_id: str = Field(min_length=1)
     workflow_version: str | None = None
     input: dict[str, Any] = {}
     isolation: Literal["shared", "dedicated"] | None = None
     resources: Resources | None = None
+    queue: bool = False
 
 
 class ApproveBody(_Body):
@@ -61,6 +65,9 @@ class TenantLimitsBody(_Body):
     model_config = ConfigDict(extra="allow", strict=True)
 
     max_workflows: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    max_concurrent_executions: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    max_tokens_per_month: int | None = Field(default=None, ge=0, le=10**15)
+    max_cost_per_month_usd: float | None = Field(default=None, ge=0, le=1e12)
 
 
 class TenantBody(_Body):

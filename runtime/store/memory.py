@@ -15,6 +15,7 @@ from runtime.audit import SYSTEM, AuditEntry, AuditRow, Chains, Origin, audit_ro
 from runtime.errors import Conflict, NotFound, Unavailable, ValueRejected
 from runtime.ids import DEFAULT_TENANT
 from runtime.seals import Head, Seal, SigningKey
+from runtime.store.admission import refusal, slots_for_queue, total_usage
 from runtime.store.limits import (
     DEAD_KEPT_MS,
     DEAD_SHOWN_MS,
@@ -23,8 +24,11 @@ from runtime.store.limits import (
     SILENT_KEPT_MS,
 )
 from runtime.store.port import (
+    BEGUN_STATUSES,
+    HELD_STATUSES,
     OPEN_STATUSES,
     OWNER_GONE_MS,
+    TERMINAL_STATUSES,
     Credential,
     EventRow,
     ExecutionRow,
@@ -43,8 +47,12 @@ from runtime.store.port import (
     TenantStatus,
     TokenRow,
     Turn,
+    Usage,
+    Use,
     WorkflowRow,
     check_workflow_limit,
+    decode_limits,
+    month_of,
     tenant_taken,
     version_taken,
 )
@@ -53,7 +61,7 @@ from runtime.store.values import check_row, check_texts, check_turn
 
 Clock = Callable[[], int]
 Step = Callable[[str], Awaitable[None]]
-SweepReason = Literal["unowned", "owner_gone", "timer_due", "inbox"]
+SweepReason = Literal["unowned", "owner_gone", "timer_due", "inbox", "resumed", "slot_free"]
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -86,6 +94,7 @@ class MemoryDatabase:
     tenants: dict[str, TenantRow] = field(default_factory=dict)
     executors: dict[str, tuple[ExecutorRow, int | None]] = field(default_factory=dict)
     """The row, and when it was marked dead."""
+    usage: dict[tuple[str, str], Usage] = field(default_factory=dict)
     audit: list[AuditRow] = field(default_factory=list)
     audit_chains: dict[tuple[str, str], ChainState] = field(default_factory=dict)
     seals: dict[str, list[Seal]] = field(default_factory=dict)
@@ -108,6 +117,9 @@ class MemoryDatabase:
             or (row.owner_epoch, row.sequence) != (turn.expected_epoch, turn.expected_sequence)
         ):
             return Outcome.FENCED
+        refused = self._refusal(turn)
+        if refused is not None:
+            return refused
         log = self.events.get(turn.execution_id, [])
         sequences = [event.sequence for event in (*log, *turn.events)]
         if len(set(sequences)) != len(sequences):
@@ -120,7 +132,34 @@ class MemoryDatabase:
         if record is not None:
             self.idempotency[turn.tenant_id, record.route, record.key] = record
         self._exchange(turn)
+        self._use(turn)
         return Outcome.COMMITTED
+
+    def _use(self, turn: Turn) -> None:
+        for tenant_id, used in total_usage([turn]):
+            before = self.usage.get((tenant_id, used.month), Usage(month=used.month, tokens=0, cost_usd=0.0))
+            self.usage[tenant_id, used.month] = Usage(
+                month=used.month,
+                tokens=before.tokens + used.tokens,
+                cost_usd=before.cost_usd + used.cost_usd,
+            )
+
+    def _refusal(self, turn: Turn) -> Outcome | None:
+        tenant = self.tenants.get(turn.tenant_id)
+        if turn.admission is None or tenant is None:
+            return None
+        use = self.use_of(turn.tenant_id, month_of(turn.updated_at))
+        return refusal(turn.admission, tenant.status, decode_limits(tenant.limits), use)
+
+    def use_of(self, tenant_id: str, month: str) -> Use:
+        statuses = [row.status for row in self.executions.values() if row.tenant_id == tenant_id]
+        used = self.usage.get((tenant_id, month))
+        return Use(
+            executions=sum(status in BEGUN_STATUSES for status in statuses),
+            queued=statuses.count("queued"),
+            tokens=0 if used is None else used.tokens,
+            cost_usd=0.0 if used is None else used.cost_usd,
+        )
 
     def append(self, chains: Chains, tenant_id: str, *entries: AuditEntry) -> None:
         """Append to the audit log of a tenant."""
@@ -595,23 +634,42 @@ class MemorySystemStore:
         await self._gate.read()
         living = self._database.living()
         swept = []
-        for row in sorted(self._open(), key=lambda row: (row.created_at, row.execution_id)):
+        for row in self._oldest_first():
             reason = self._reason(row, living)
             if reason is not None:
-                swept.append(
-                    SweepRow(
-                        tenant_id=row.tenant_id,
-                        execution_id=row.execution_id,
-                        isolation=row.isolation,
-                        resources=row.resources,
-                        owner=row.owner,
-                        reason=reason,
-                    )
-                )
+                swept.append(_swept(row, reason))
         return swept[:limit]
+
+    def _oldest_first(self) -> list[ExecutionRow]:
+        return sorted(self._database.executions.values(), key=lambda row: (row.created_at, row.execution_id))
+
+    async def dequeue(self, tenant_id: str | None = None, *, limit: int) -> list[SweepRow]:
+        await self._gate.read()
+        found: list[SweepRow] = []
+        for name, tenant in sorted(self._database.tenants.items()):
+            if tenant.status != "active" or tenant_id not in (None, name):
+                continue
+            queued = [row for row in self._oldest_first() if (row.tenant_id, row.status) == (name, "queued")]
+            use = self._database.use_of(name, month_of(self._database.clock()))
+            count = slots_for_queue(decode_limits(tenant.limits), use, limit - len(found))
+            found += [_swept(row, "slot_free") for row in queued[:count]]
+        return found
+
+    async def use_of(self, tenant_id: str, month: str) -> Use:
+        await self._gate.read()
+        return self._database.use_of(tenant_id, month)
+
+    async def tenants_changed(self, since: int) -> list[TenantRow]:
+        await self._gate.read()
+        rows = [row for row in self._database.tenants.values() if row.updated_at >= since]
+        return sorted(rows, key=lambda row: row.updated_at)
 
     def _reason(self, row: ExecutionRow, living: set[str]) -> SweepReason | None:
         now = self._database.clock()
+        if row.status not in OPEN_STATUSES:
+            tenant = self._database.tenants.get(row.tenant_id)
+            resumed = row.status == "suspended" and tenant is not None and tenant.status == "active"
+            return "resumed" if resumed else None
         unread = self._database.unread(row)
         if row.owner is not None:
             if row.owner not in living:
@@ -631,6 +689,7 @@ class MemorySystemStore:
     async def load(self) -> Load:
         await self._gate.read()
         rows, now = list(self._open()), self._database.clock()
+        statuses = [row.status for row in self._database.executions.values()]
         undriven = [row for row in rows if row.owner is None]
         waiting = [row.updated_at for row in undriven if row.runnable]
         due = [row.wake_at for row in undriven if not row.runnable and row.wake_at is not None]
@@ -638,7 +697,7 @@ class MemorySystemStore:
             backlog=len(waiting),
             waited_ms=max(0, now - min(waiting, default=now)),
             overdue_ms=max(0, now - min(due, default=now)),
-            open={status: sum(1 for row in rows if row.status == status) for status in OPEN_STATUSES},
+            open={status: statuses.count(status) for status in (*OPEN_STATUSES, *HELD_STATUSES)},
         )
 
     async def prune(self) -> dict[str, int]:
@@ -679,7 +738,7 @@ class MemorySystemStore:
         if found.consumed_at is not None:
             return found.consumed_at < before
         row = self._database.executions.get(found.message.execution_id)
-        return found.created_at < before and row is not None and row.status not in OPEN_STATUSES
+        return found.created_at < before and row is not None and row.status in TERMINAL_STATUSES
 
     def _open(self) -> Iterator[ExecutionRow]:
         return (row for row in self._database.executions.values() if row.status in OPEN_STATUSES)
@@ -751,6 +810,17 @@ class _AuditTables:
 
     def delete_seals(self, below: int) -> None:
         self._database.seals[self.tenant_id] = [seal for seal in self._seals() if seal.number >= below]
+
+
+def _swept(row: ExecutionRow, reason: SweepReason) -> SweepRow:
+    return SweepRow(
+        tenant_id=row.tenant_id,
+        execution_id=row.execution_id,
+        isolation=row.isolation,
+        resources=row.resources,
+        owner=row.owner,
+        reason=reason,
+    )
 
 
 def _fence(row: ExecutionRow) -> Fence:

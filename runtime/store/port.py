@@ -9,6 +9,7 @@ method may raise ``Unavailable`` (nothing was written) and, where it writes,
 ``OutcomeUnknown`` (the error came after COMMIT was sent).
 """
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -67,6 +68,32 @@ class InboxMessage(msgspec.Struct, frozen=True, kw_only=True):
     body: str
 
 
+class Admission(StrEnum):
+    """What a turn must be let in for, by the status and the limits of its tenant."""
+
+    START = "start"
+    """It begins, and takes a slot."""
+    QUEUE = "queue"
+    """It is recorded, and waits for a slot."""
+    DEQUEUE = "dequeue"
+    """It has waited, and takes a slot."""
+    RESUME = "resume"
+    """It goes on after its tenant was suspended, on the slot that it kept."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What models used up in one turn. ``month`` is ``YYYY-MM``, in UTC."""
+
+    month: str
+    tokens: int
+    cost_usd: float
+
+
+def month_of(time_ms: int) -> str:
+    """The month, in UTC, of a time in milliseconds since the epoch."""
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).strftime("%Y-%m")
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One member of a group commit: all of it is committed, or none.
 
@@ -98,6 +125,9 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     inbox_consumed: tuple[str, ...] = ()
     inbox_sent: tuple[InboxMessage, ...] = ()
     audit: tuple[AuditEntry, ...] = ()
+    admission: Admission | None = None
+    """Given where the turn must be let in; it is decided in its own transaction."""
+    usage: Usage | None = None
 
 
 class Outcome(StrEnum):
@@ -108,6 +138,12 @@ class Outcome(StrEnum):
     """The row moved on, has another epoch, or (first turn) exists already."""
     KEY_TAKEN = "key_taken"
     """Its Idempotency-Key is recorded already for this route."""
+    NO_SLOT = "no_slot"
+    """The tenant runs as many executions as it may."""
+    SPENT = "spent"
+    """The tenant has used up a limit of this month."""
+    SUSPENDED = "suspended"
+    """The tenant is suspended or archived."""
 
 
 class Journal(Protocol):
@@ -215,6 +251,11 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     max_workflows: int | None = None
     """Ids of workflows; their versions do not count."""
+    max_concurrent_executions: int | None = None
+    """Executions that have begun and not ended."""
+    max_tokens_per_month: int | None = None
+    """Input and output tokens of models. A month is one of UTC; starts are refused when it is used up."""
+    max_cost_per_month_usd: float | None = None
 
 
 class TenantRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,7 +282,11 @@ def check_workflow_limit(tenant_id: str, limits: str, count: int) -> None:
     """Raise LimitReached where a tenant with so many workflow ids may have no other one."""
     most = decode_limits(limits).max_workflows
     if most is not None and count >= most:
-        raise LimitReached(f"tenant {tenant_id!r} has reached max_workflows, which is {most}", limit=most)
+        raise LimitReached(
+            f"tenant {tenant_id!r} has reached max_workflows, which is {most}",
+            limit="max_workflows",
+            retry_after_s=60,
+        )
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,7 +321,7 @@ class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str
     resources: str | None
     owner: str | None
-    reason: Literal["unowned", "owner_gone", "timer_due", "inbox"]
+    reason: Literal["unowned", "owner_gone", "timer_due", "inbox", "resumed", "slot_free"]
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,7 +334,18 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     overdue_ms: int
     """How late the first due timer of an unowned execution is; 0: none is due."""
     open: dict[str, int]
-    """How many executions have each open status."""
+    """How many executions have each open or held status."""
+
+
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant has of what its limits are about."""
+
+    executions: int
+    """That have begun and not ended."""
+    queued: int
+    tokens: int
+    """Of the month that was asked for, as is the cost."""
+    cost_usd: float
 
 
 class TenantStore(Protocol):
@@ -438,10 +494,19 @@ class SystemStore(Protocol):
         """execution_id -> fence, for all rows it owns."""
 
     async def sweep(self, *, limit: int) -> list[SweepRow]:
-        """Open executions that nobody drives: runnable and unowned, owner gone, timer due, unread inbox.
+        """Executions that nobody drives: runnable and unowned, owner gone, timer due, unread inbox, and
+        those whose tenant is not suspended any more.
 
         Oldest first, so that starts run in order.
         """
+
+    async def dequeue(self, tenant_id: str | None = None, *, limit: int) -> list[SweepRow]:
+        """Executions that wait for a slot of which there is one, oldest first: of all tenants, or of one."""
+
+    async def tenants_changed(self, since: int) -> list[TenantRow]:
+        """Tenants that were changed at or after a time, in the order of that."""
+
+    async def use_of(self, tenant_id: str, month: str) -> Use: ...
 
     async def backlog(self) -> int:
         """How many open executions are runnable and unowned."""
@@ -483,8 +548,17 @@ class Store(Protocol):
 
 
 OPEN_STATUSES = ("running", "paused")
+HELD_STATUSES = ("queued", "suspended")
+"""Of rows alone: to the world these executions are running, and say in ``waiting_on`` what they wait for."""
+BEGUN_STATUSES = ("running", "paused", "suspended")
+"""Those of executions that take a slot."""
 TERMINAL_STATUSES = ("completed", "failed", "cancelled", "limit_exceeded")
 STATUSES = OPEN_STATUSES + TERMINAL_STATUSES
+
+
+def shown_status(status: str) -> str:
+    """A row's status as the world sees it."""
+    return "running" if status in HELD_STATUSES else status
 
 
 def encode_resources(resources: dict[str, Any] | None) -> str | None:

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from runtime.audit import ROW_FIELDS
 from runtime.errors import JamjetError, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.store.admission import NO_LIMITS, AdmissionQueries, Gate
 from runtime.store.audit_log import Audited, AuditLog
 from runtime.store.backoff import Backoff
 from runtime.store.port import Outcome, Turn
@@ -32,6 +33,8 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "5s",
     "client_encoding": "UTF8",
 }
+USAGE_SHARDS = 16
+"""Rows that a tenant's use of a month is spread over."""
 TRIES_MAX = 5
 """How often a group that lost a race to another writer's is tried again."""
 
@@ -118,10 +121,13 @@ class PostgresWriter:
         self._connection: psycopg.Connection[Any] | None = None
         self._backoff = Backoff()
         self._audit = AuditLog(database.dialect)
+        self._admission = AdmissionQueries(database.dialect)
+        self._gated: set[str] = set()
+        """Tenants that had limits when last seen: one statement is not enough for their starts."""
 
     def commit(self, turns: Sequence[Turn]) -> list[Outcome]:
         document = _encode(turns)
-        in_steps = any(turn.idempotency is not None for turn in turns)
+        in_steps = any(turn.idempotency is not None or turn.tenant_id in self._gated for turn in turns)
         for _ in range(TRIES_MAX):
             found = None
             if not in_steps:
@@ -129,7 +135,7 @@ class PostgresWriter:
                 # Some member lost, and with it the hashes of what comes after it.
                 in_steps = found is _SOME_LOST
             if in_steps:
-                found = self._commit_in_steps(document, turns)
+                found = self._commit_in_steps(turns)
             if found is not None:
                 return [Outcome(found[turn.execution_id]) for turn in turns]
         raise Contended("the group lost its race to other writers too often")
@@ -183,14 +189,14 @@ class PostgresWriter:
         chains.committed()
         return {row[0]: row[1] for row in rows}
 
-    def _commit_in_steps(self, document: str, turns: Sequence[Turn]) -> dict[str, str] | None:
-        """The turns, then the entries of those that won, then COMMIT. None: it is to be tried again."""
+    def _commit_in_steps(self, turns: Sequence[Turn]) -> dict[str, str] | None:
+        """Let turns in, commit those, then the entries of those that won. None: it is to be tried again."""
         connection = self._ready()
         try:
-            with connection.pipeline():
-                connection.execute("BEGIN")
-                cursor = connection.execute(GROUP, (document,), prepare=True)
-            rows = cursor.fetchall()
+            connection.execute("BEGIN")
+            found = self._refusals(connection, turns)
+            left = [turn for turn in turns if turn.execution_id not in found]
+            rows = connection.execute(GROUP, (_encode(left),), prepare=True).fetchall() if left else []
         except _TRANSIENT:
             self._rollback(connection)
             return None
@@ -200,11 +206,28 @@ class PostgresWriter:
         if any(is_orphan for _, _, is_orphan in rows):
             self._rollback(connection)
             return None
-        found = {execution_id: outcome for execution_id, outcome, _ in rows}
+        found |= {row[0]: row[1] for row in rows}
         won = [turn for turn in turns if found[turn.execution_id] == Outcome.COMMITTED]
         self._append(connection, _audited(won))
         self._send_commit(connection)
         return found
+
+    def _refusals(self, connection: psycopg.Connection[Any], turns: Sequence[Turn]) -> dict[str, str]:
+        """Which turns are not let in, and why, with their tenants locked until the end of the transaction."""
+        wanted = {turn.tenant_id for turn in turns if turn.admission is not None}
+        if not wanted:
+            return {}
+        locked = {row[0] for row in connection.execute(LOCK_TENANTS, (sorted(wanted),)).fetchall()}
+        self._gated = (self._gated - wanted) | locked
+        gate = Gate(Session(connection), self._admission)
+        refused: dict[str, str] = {}
+        for turn in turns:
+            outcome = gate.refusal(turn) if turn.tenant_id in locked else None
+            if outcome is None:
+                gate.takes_slot(turn)
+            else:
+                refused[turn.execution_id] = outcome
+        return refused
 
     def _append(self, connection: psycopg.Connection[Any], entries: Sequence[Audited]) -> None:
         try:
@@ -261,7 +284,7 @@ WITH turn AS MATERIALIZED (
         tenant_id text, execution_id text, expected_epoch bigint, expected_sequence bigint, new json,
         owner text, owner_epoch bigint, sequence bigint, status text, runnable boolean, wake_at bigint,
         steps bigint, error text, updated_at bigint, completed_at bigint, events json, snapshot text,
-        idempotency json, inbox_consumed json, inbox_sent json
+        idempotency json, inbox_consumed json, inbox_sent json, admission text, usage json
     )
 ),
 -- Locks the rows in one order for every writer, and reads them as they are now.
@@ -342,6 +365,17 @@ appended AS (
         sequence bigint, type text, node_id text, data text, created_at bigint
     )
 ),
+used AS (
+    INSERT INTO tenant_usage AS kept (tenant_id, month, shard, tokens, cost_usd)
+    SELECT tenant_id, usage ->> 'month', mod(pg_backend_pid(), {shards}), sum((usage ->> 'tokens')::bigint),
+        sum((usage ->> 'cost_usd')::double precision)
+    FROM won
+    WHERE usage IS NOT NULL
+    GROUP BY 1, 2
+    ORDER BY 1, 2
+    ON CONFLICT (tenant_id, month, shard) DO UPDATE SET
+        tokens = kept.tokens + excluded.tokens, cost_usd = kept.cost_usd + excluded.cost_usd
+),
 kept AS (
     INSERT INTO snapshots (execution_id, tenant_id, sequence, data)
     SELECT execution_id, tenant_id, sequence, snapshot
@@ -381,6 +415,10 @@ FROM turn
 """.replace("{now}", POSTGRES_CLOCK)
 
 _AUDIT = """,
+gated AS MATERIALIZED (
+    SELECT 1 FROM turn JOIN tenants USING (tenant_id)
+    WHERE turn.admission IS NOT NULL AND (tenants.status <> 'active' OR tenants.limits <> '{{}}')
+),
 entry AS MATERIALIZED (
     SELECT {values}
     FROM json_array_elements(%s::json) AS entry(value)
@@ -398,13 +436,28 @@ _VALUES = ", ".join(
     f"(value ->> {place}){'::bigint' if name in _IS_INTEGER else ''} AS {name}"
     for place, name in enumerate(ROW_FIELDS)
 )
-# Hashes were made as if all would get through: where one did not, the statement fails.
-_GUARD = ",\n    1 / (CASE WHEN won.execution_id IS NULL AND EXISTS (SELECT 1 FROM entry) THEN 0 ELSE 1 END)"
+# Hashes were made as if all would get through, and no limit is heeded: where one did not get through, or
+# there is a limit, the statement fails.
+_GUARD = """,
+    1 / (CASE
+        WHEN won.execution_id IS NULL AND EXISTS (SELECT 1 FROM entry) THEN 0
+        WHEN EXISTS (SELECT 1 FROM gated) THEN 0
+        ELSE 1
+    END)"""
 
+# Locks those that have limits, so that nobody else lets executions of theirs begin meanwhile.
+LOCK_TENANTS = """
+SELECT tenant_id FROM tenants
+WHERE tenant_id = ANY(%s) AND (limits <> '{}' OR status <> 'active')
+ORDER BY tenant_id
+FOR NO KEY UPDATE
+"""
+_GROUP = _GROUP.replace("{shards}", str(USAGE_SHARDS))
 GROUP = _GROUP.replace("{audit}", "").replace("{guard}", "")
 GROUP_AND_AUDIT = (
     _GROUP.replace("{audit}", _AUDIT)
     .replace("{guard}", _GUARD)
+    .replace("{{}}", NO_LIMITS)
     .replace("{values}", _VALUES)
     .replace("{columns}", ", ".join(ROW_FIELDS))
 )

@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from runtime.store.admission import AdmissionQueries
 from runtime.store.audit_queries import AuditQueries
 from runtime.store.limits import (
     DEAD_KEPT_MS,
@@ -15,6 +16,7 @@ from runtime.store.limits import (
     SILENT_KEPT_MS,
 )
 from runtime.store.port import (
+    HELD_STATUSES,
     OPEN_STATUSES,
     OWNER_GONE_MS,
     EventRow,
@@ -27,6 +29,8 @@ from runtime.store.port import (
 from runtime.store.sql import Statement, clock_ms, param
 from runtime.store.tables import (
     DORMANT,
+    ENDED,
+    HELD,
     OPEN,
     OWNED,
     RUNNABLE,
@@ -51,6 +55,7 @@ class Queries:
         self._dialect = dialect
         self._sqlite = dialect.name == "sqlite"
         self.audit = AuditQueries(dialect)
+        self.admission = AdmissionQueries(dialect)
         self.now = self._make(sa.select(clock_ms()))
         self._make_workflows()
         self._make_executions()
@@ -254,6 +259,9 @@ class Queries:
         self.tenant_page = self._make(
             sa.select(*columns).order_by(table.tenant_id).limit(param("limit")).offset(param("offset"))
         )
+        self.tenants_changed = self._make(
+            sa.select(*columns).where(table.updated_at >= param("since")).order_by(table.updated_at)
+        )
         self.tenant_count = self._make(sa.select(sa.func.count()).select_from(tenants))
         changed = {
             name: sa.func.coalesce(param(name, sa.Text()), table[name])
@@ -312,12 +320,18 @@ class Queries:
             sa.text(UNREAD),
         )
         late = inbox.c.created_at <= clock_ms() - MESSAGE_LATE_MS
+        active = sa.select(tenants.c.tenant_id).where(tenants.c.status == sa.literal_column("'active'"))
         reasons = (
             self._swept("unowned").where(sa.text(RUNNABLE)).order_by(*oldest),
             self._swept("owner_gone").where(sa.text(OWNED), ~driven).order_by(*oldest),
             self._swept("timer_due")
             .where(sa.text(WAKING), table.wake_at <= clock_ms())
             .order_by(table.wake_at, *oldest),
+            # The held are few, and the tenants of most of them are suspended still.
+            self._swept("resumed")
+            .where(sa.text(HELD), table.status == sa.literal_column("'suspended'"))
+            .where(table.tenant_id.in_(active))
+            .order_by(*oldest),
             self._swept("inbox")
             .join_from(executions, inbox, unread)
             .where(sa.text(OPEN), sa.or_(sa.and_(sa.text(DORMANT), sa.not_(due)), sa.and_(driven, late)))
@@ -330,6 +344,18 @@ class Queries:
         shown = [column for column in swept.c if column.name != "created_at"]
         self.sweep = self._make(
             sa.select(*shown).order_by(swept.c.created_at, swept.c.execution_id).limit(param("limit"))
+        )
+        queued = table.status == sa.literal_column("'queued'")
+        self.tenants_queued = self._make(
+            sa.select(tenants.c.tenant_id, tenants.c.status, tenants.c.limits)
+            .where(tenants.c.tenant_id.in_(sa.select(table.tenant_id).where(sa.text(HELD), queued)))
+            .order_by(tenants.c.tenant_id)
+        )
+        self.queued = self._make(
+            self._swept("slot_free")
+            .where(sa.text(HELD), queued, table.tenant_id == param("tenant_id"))
+            .order_by(*oldest)
+            .limit(param("limit"))
         )
         self.backlog = self._make(sa.select(sa.func.count()).select_from(executions).where(sa.text(RUNNABLE)))
 
@@ -365,7 +391,7 @@ class Queries:
                 .scalar_subquery()
                 .label("count"),
             ).where(tenants.c.id.is_not(None))
-            for status in OPEN_STATUSES
+            for status in (*OPEN_STATUSES, *HELD_STATUSES)
         ]
         each = sa.union_all(*counts).subquery()
         status, count = each.c
@@ -383,7 +409,7 @@ class Queries:
     def _make_prunes(self) -> None:
         """By table: deletes at most ``limit`` rows, so that no transaction is long."""
         over = clock_ms() - MESSAGE_KEPT_MS
-        ended = sa.exists().where(executions.c.execution_id == inbox.c.execution_id, sa.text(f"NOT ({OPEN})"))
+        ended = sa.exists().where(executions.c.execution_id == inbox.c.execution_id, sa.text(ENDED))
         forgotten = {
             idempotency: idempotency.c.expires_at <= clock_ms(),
             executors: sa.or_(

@@ -12,9 +12,11 @@ from runtime.audit import SYSTEM, AuditEntry, AuditRow, Origin, audit_row
 from runtime.errors import Conflict, NotFound, ValueRejected
 from runtime.ids import DEFAULT_TENANT
 from runtime.seals import Seal, SigningKey
+from runtime.store.admission import slots_for_queue
 from runtime.store.audit_queries import SqlAuditTables, seal_of
 from runtime.store.journal import CommitObserver, GroupCommitJournal
 from runtime.store.port import (
+    HELD_STATUSES,
     OPEN_STATUSES,
     Credential,
     EventRow,
@@ -31,8 +33,11 @@ from runtime.store.port import (
     TenantRow,
     TenantStatus,
     TokenRow,
+    Use,
     WorkflowRow,
     check_workflow_limit,
+    decode_limits,
+    month_of,
     tenant_taken,
     version_taken,
 )
@@ -428,6 +433,35 @@ class SqlSystemStore:
         rows = await self._readers.read(lambda session: session.rows(self._queries.sweep, limit=limit))
         return [_made(SweepRow, row) for row in rows]
 
+    async def dequeue(self, tenant_id: str | None = None, *, limit: int) -> list[SweepRow]:
+        queries = self._queries
+
+        def find(session: Session) -> list[SweepRow]:
+            now: int = session.scalar(queries.now)
+            found: list[SweepRow] = []
+            for name, status, limits in session.rows(queries.tenants_queued):
+                if status != "active" or tenant_id not in (None, name):
+                    continue
+                use = queries.admission.use_of(session, name, month_of(now))
+                count = slots_for_queue(decode_limits(limits), use, limit - len(found))
+                if count > 0:
+                    rows = session.rows(queries.queued, tenant_id=name, limit=count)
+                    found += [_made(SweepRow, row[:-1]) for row in rows]
+            return found
+
+        return await self._readers.read(find)
+
+    async def use_of(self, tenant_id: str, month: str) -> Use:
+        return await self._readers.read(
+            lambda session: self._queries.admission.use_of(session, tenant_id, month)
+        )
+
+    async def tenants_changed(self, since: int) -> list[TenantRow]:
+        rows = await self._readers.read(
+            lambda session: session.rows(self._queries.tenants_changed, since=since)
+        )
+        return [_made(TenantRow, row) for row in rows]
+
     async def backlog(self) -> int:
         count: int = await self._readers.read(lambda session: session.scalar(self._queries.backlog))
         return count
@@ -440,7 +474,7 @@ class SqlSystemStore:
                 backlog=backlog,
                 waited_ms=max(0, waited_ms or 0),
                 overdue_ms=max(0, overdue_ms or 0),
-                open={status: statuses.get(status, 0) for status in OPEN_STATUSES},
+                open={status: statuses.get(status, 0) for status in (*OPEN_STATUSES, *HELD_STATUSES)},
             )
 
         return await self._readers.read(measure)

@@ -12,11 +12,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import NullPool
 
 from runtime.errors import JamjetError, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.store.admission import AdmissionQueries, Gate, total_usage
 from runtime.store.audit_log import AuditLog
 from runtime.store.port import Outcome, Turn
 from runtime.store.sql import Query, Session, Statement, T, clock_ms, describe, param
@@ -92,9 +94,10 @@ class SqliteWriter:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._audit = AuditLog(_DIALECT)
+        self._admission = AdmissionQueries(_DIALECT)
 
     def commit(self, turns: Sequence[Turn]) -> list[Outcome]:
-        return self._transaction(lambda session: _commit_group(session, turns))
+        return self._transaction(lambda session: _commit_group(session, turns, self._admission))
 
     def run(self, query: Query[T]) -> T:
         return self._transaction(query)
@@ -231,9 +234,10 @@ _CONSUME = _statement(
 )
 
 
-def _commit_group(session: Session, turns: Sequence[Turn]) -> list[Outcome]:
+def _commit_group(session: Session, turns: Sequence[Turn], admission: AdmissionQueries) -> list[Outcome]:
     cursor = session.connection.cursor()
-    outcomes = [_admit(cursor, turn) for turn in turns]
+    gate = Gate(session, admission)
+    outcomes = [gate.refusal(turn) or _admit(cursor, turn) for turn in turns]
     won = [turn for turn, outcome in zip(turns, outcomes, strict=True) if outcome is Outcome.COMMITTED]
     cursor.executemany(
         _APPEND.sql,
@@ -249,6 +253,8 @@ def _commit_group(session: Session, turns: Sequence[Turn]) -> list[Outcome]:
     for turn in won:
         if turn.inbox_sent or turn.inbox_consumed:
             _exchange(cursor, turn)
+    for tenant_id, usage in total_usage(won):
+        session.execute(admission.use, tenant_id=tenant_id, **msgspec.structs.asdict(usage))
     session.audited = [(turn.tenant_id, entry) for turn in won for entry in turn.audit]
     return outcomes
 

@@ -7,7 +7,7 @@ what is swept once a second apart from the many executions that have ended.
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Index, MetaData, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Double, Index, MetaData, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from runtime.ids import DEFAULT_TENANT
@@ -20,6 +20,8 @@ RUNNABLE = f"{UNDRIVEN} AND runnable"
 DORMANT = f"{UNDRIVEN} AND NOT runnable"
 WAKING = f"{DORMANT} AND wake_at IS NOT NULL"
 OWNED = f"owner IS NOT NULL AND {OPEN}"
+HELD = "status IN ('queued', 'suspended')"
+ENDED = "status IN ('completed', 'failed', 'cancelled', 'limit_exceeded')"
 UNREAD = "consumed_at IS NULL"
 
 metadata = MetaData()
@@ -72,6 +74,7 @@ class Execution(Table, table=True):
         _partial("ix_executions_runnable", "created_at", "execution_id", where=RUNNABLE),
         _partial("ix_executions_waking", "wake_at", where=WAKING),
         _partial("ix_executions_owned", "owner", where=OWNED),
+        _partial("ix_executions_held", "tenant_id", "status", "created_at", "execution_id", where=HELD),
     )
 
     execution_id: str = Field(primary_key=True, sa_type=_Id)
@@ -208,6 +211,18 @@ class Executor(Table, table=True):
     dead_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class TenantUsage(Table, table=True):
+    """What a tenant's models used in a month, in a few rows, so that writers do not wait for each other."""
+
+    __tablename__ = "tenant_usage"
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    month: str = Field(primary_key=True, sa_type=_Id)
+    shard: int = Field(primary_key=True)
+    tokens: int = Field(sa_type=BigInteger)
+    cost_usd: float = Field(sa_type=Double)
+
+
 class Audit(Table, table=True):
     """One audit entry in its chain. Triggers refuse to change it, and to delete it before it is pruned."""
 
@@ -282,6 +297,7 @@ inbox = metadata.tables["inbox"]
 api_tokens = metadata.tables["api_tokens"]
 tenants = metadata.tables["tenants"]
 executors = metadata.tables["executors"]
+tenant_usage = metadata.tables["tenant_usage"]
 audit = metadata.tables["audit"]
 audit_chains = metadata.tables["audit_chains"]
 audit_seals = metadata.tables["audit_seals"]

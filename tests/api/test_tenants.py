@@ -104,8 +104,8 @@ async def test_an_unknown_tenant_is_404(bare_api: Api, method: str) -> None:
         ({"limits": {"max_workflows": True}}, "limits.max_workflows: "),
         ({"limits": {"max_workflows": -1}}, "limits.max_workflows: "),
         (
-            {"limits": {"max_workflows": 1, "max_tokens_per_month": 9}},
-            "limit max_tokens_per_month is not",
+            {"limits": {"max_workflows": 1, "max_tokens_per_day": 9}},
+            "limit max_tokens_per_day is not",
         ),
         ({"limits": {"bogus": None}}, "limit bogus is not supported"),
     ],
@@ -265,7 +265,8 @@ async def test_a_workflow_over_the_limit_is_429_and_names_it(bare_api: Api) -> N
 
     said = "limit reached: tenant 'acme' has reached max_workflows, which is 1"
     assert_refused(answer, 429, said, "limit_reached")
-    assert answer.json()["limit"] == 1
+    assert answer.json()["limit"] == "max_workflows"
+    assert int(answer.headers["retry-after"]) > 0
     assert "retry-after" not in answer.headers
     await bare_api.register(COUNT, APPROVE)
 

@@ -154,7 +154,10 @@ async def test_the_sweep_finds_what_nobody_drives(database: Database) -> None:
 
 async def test_the_load_is_what_waits_whoever_it_belongs_to(store: Store) -> None:
     assert await store.system.load() == Load(
-        backlog=0, waited_ms=0, overdue_ms=0, open={"running": 0, "paused": 0}
+        backlog=0,
+        waited_ms=0,
+        overdue_ms=0,
+        open=dict.fromkeys(("running", "paused", "queued", "suspended"), 0),
     )
     now = await store.system.now()
     free = {"owner": None, "owner_epoch": 0}
@@ -170,7 +173,7 @@ async def test_the_load_is_what_waits_whoever_it_belongs_to(store: Store) -> Non
 
     load = await store.system.load()
 
-    assert (load.backlog, load.open) == (2, {"running": 3, "paused": 2})
+    assert (load.backlog, load.open) == (2, {"running": 3, "paused": 2, "queued": 0, "suspended": 0})
     assert 60_000 <= load.waited_ms < 90_000
     assert 5_000 <= load.overdue_ms < 35_000
 

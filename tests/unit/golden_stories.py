@@ -179,12 +179,26 @@ def http() -> Driver:
     return drive
 
 
+def held() -> Driver:
+    """A start that waited for a slot, and then for its suspended tenant."""
+    drive = Driver(graph_of("first>second", "second>end", timeout_ms=60_000))
+    drive.start(held=True, n=1)
+    drive.now += 5_000
+    drive.release("slot")
+    drive.hold()
+    drive.ok("first", state_patch={"n": 2})
+    drive.now += 1_000
+    drive.release("tenant")
+    drive.ok("second")
+    return drive
+
+
 def nap() -> WaitNode:
     return WaitNode(id="nap", until="timer", delay_ms=1_000)
 
 
 STORIES: dict[str, Callable[[], Driver]] = {
-    story.__name__: story for story in (line, loop, approval, retry, join, wait, cancel, limit, http)
+    story.__name__: story for story in (line, loop, approval, retry, join, wait, cancel, limit, http, held)
 }
 
 

@@ -104,6 +104,8 @@ def line_of(thing: ev.Event | Effect) -> str:
         words.append(thing.error_class + ("" if thing.outcome else " ..."))
     if isinstance(thing, ev.ExternalEventReceived):
         words.append(thing.correlation_key)
+    if isinstance(thing, ev.ExecutionHeld | ev.ExecutionReleased):
+        words.append(thing.reason)
     return " ".join(words)
 
 
@@ -153,8 +155,14 @@ class Driver:
 
     # --- signals --------------------------------------------------------------------------------
 
-    def start(self, only_record: bool = False, **data: Any) -> list[str]:
-        return self.send(sg.StartExecution(input=data, only_record=only_record))
+    def start(self, only_record: bool = False, held: bool = False, **data: Any) -> list[str]:
+        return self.send(sg.StartExecution(input=data, only_record=only_record, held=held))
+
+    def hold(self) -> list[str]:
+        return self.send(sg.Hold())
+
+    def release(self, reason: Any = "tenant") -> list[str]:
+        return self.send(sg.Release(reason=reason))
 
     def ok(self, node_id: str, output: Any = None, **fields: Any) -> list[str]:
         """The attempt that runs now succeeds."""
@@ -284,7 +292,7 @@ class Driver:
         assert state.buffered_bytes == sum(
             payload_size(p) for queue in state.buffered.values() for p in queue
         )
-        if state.visits and not is_terminal(state):
+        if state.visits and not is_terminal(state) and state.held is None:
             assert active_nodes(state), "nothing can ever happen to it again"
 
 

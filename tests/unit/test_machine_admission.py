@@ -43,6 +43,8 @@ def execution_in(status: str) -> Driver:
 SENT: dict[type, list[Any]] = {
     sg.StartExecution: [sg.StartExecution(input={})],
     sg.Recover: [sg.Recover()],
+    sg.Hold: [sg.Hold()],
+    sg.Release: [sg.Release(reason="slot"), sg.Release(reason="tenant")],
     sg.Tick: [sg.Tick()],
     sg.Approve: [
         sg.Approve(signal_id="s", decision=decision, user_id="u", node_id=node_id)
@@ -60,8 +62,8 @@ SENT: dict[type, list[Any]] = {
 """Of each kind, those that could fit."""
 
 FITS = {
-    "running": {sg.Recover, sg.SendEvent, sg.Cancel, sg.NodeSucceeded, sg.NodeErrored},
-    "paused": {sg.Approve, sg.SendEvent, sg.Cancel},
+    "running": {sg.Recover, sg.Hold, sg.SendEvent, sg.Cancel, sg.NodeSucceeded, sg.NodeErrored},
+    "paused": {sg.Approve, sg.Hold, sg.SendEvent, sg.Cancel},
 }
 """Where a signal is accepted and something comes of it, with the workflow above."""
 

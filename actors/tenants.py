@@ -1,0 +1,31 @@
+"""What an owner knows of tenants: read again once a second, so never older than that by much."""
+
+from runtime.store.port import SystemStore, TenantRow, TenantStatus
+
+OVERLAP_MS = 15_000
+"""How far back changes are asked for again: some are committed later than they are dated."""
+
+
+class Tenants:
+    """The tenants of an installation, as one process knows them."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, TenantStatus] = {}
+        self._changed_at = 0
+
+    async def refresh(self, system: SystemStore) -> None:
+        """Learn what has changed.
+
+        Raises:
+            Unavailable: the store cannot be read; what was known stays.
+        """
+        for row in await system.tenants_changed(max(0, self._changed_at - OVERLAP_MS)):
+            self._learn(row)
+
+    def _learn(self, row: TenantRow) -> None:
+        self._changed_at = max(self._changed_at, row.updated_at)
+        self._statuses[row.tenant_id] = row.status
+
+    def is_active(self, tenant_id: str) -> bool:
+        """Whether its executions may go on. A tenant that is not known yet is taken for active."""
+        return self._statuses.get(tenant_id, "active") == "active"
