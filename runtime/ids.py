@@ -13,8 +13,16 @@ _HEX32 = re.compile(r"[0-9a-f]{32}")
 
 
 def execution_id_from_hex(hex32: str) -> ExecutionId:
-    """Make the public form, ``exec_`` and 32 hex digits, of 128 random bits."""
+    """Make the public form, ``exec_`` and 32 hex digits."""
     return ExecutionId(f"exec_{hex32}")
+
+
+def timed_hex(time_ms: int, random_hex: str) -> str:
+    """32 hex digits of a time and 80 random bits (20 digits).
+
+    What begins at one time lies together in every index, so that many commits touch few pages.
+    """
+    return f"{time_ms:012x}{random_hex}"
 
 
 def parse_execution_id(text: str) -> ExecutionId:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any, Literal
@@ -31,7 +32,7 @@ from api.schemas import (
 )
 from api.waiting import read_settled, whole
 from runtime.errors import BadRequest, NotFound
-from runtime.ids import execution_id_from_hex, parse_execution_id
+from runtime.ids import execution_id_from_hex, parse_execution_id, timed_hex
 from runtime.jsonvalue import encode
 from runtime.signals import Approve, Cancel, SendEvent
 from runtime.store.port import HELD_STATUSES, STATUSES, EventRow, ExecutionRow, TenantStore
@@ -86,7 +87,7 @@ async def _start_request(
         version = f" version {body.workflow_version}" if body.workflow_version else ""
         raise NotFound(f"workflow {body.workflow_id}{version}")
     graph = (await here.plans.get(store.tenant_id, row.workflow_id, row.version)).graph
-    execution_id = execution_id_from_hex(secrets.token_hex(16))
+    execution_id = execution_id_from_hex(timed_hex(int(time.time() * 1_000), secrets.token_hex(10)))
     logs.also_about(execution_id=execution_id)
     record = None
     if keyed is not None:
