@@ -123,11 +123,7 @@ def _matching(filters: tuple[str, ...]) -> list[Any]:
 
 
 def seal_of(row: Any) -> Seal:
-    """A seal from its columns.
-
-    Raises:
-        ValueError: its heads are no JSON of ours.
-    """
+    """A seal from its columns."""
     values = dict(zip(SEAL_FIELDS, row, strict=True))
     return Seal(**values | {name: decode_heads(values[name]) for name in ("heads", "pruned")})
 

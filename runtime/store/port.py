@@ -421,11 +421,7 @@ class TenantStore(Protocol):
         """Entries after (chain, position), in that order: for verification and export."""
 
     async def seals(self, *, after: int = 0, limit: int) -> list[Seal]:
-        """Seals with a number over ``after``, in order.
-
-        Raises:
-            ValueError: a seal is no seal of ours.
-        """
+        """Seals with a number over ``after``, in order."""
 
     async def record(self, *entries: AuditEntry) -> None:
         """Audit what changed no other row."""
