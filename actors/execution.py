@@ -141,6 +141,7 @@ class ExecutionActor:
     async def _live(self) -> None:
         """Boot, then beat and reconcile until the process ends."""
         host = await self._boot()
+        await _patiently(host.heed_tenants)
         self._ready.set_result(host)
         if self._execution_id is not None:
             await host.activate([self._execution_id])

@@ -452,7 +452,8 @@ class ExecutionHost:
                 refusals.append((mail, OutcomeUnknown("the signal came too late to be taken")))
                 continue
             measure = self._may_outgrow(seat, mail.signal)
-            moment = Moment(now, self._chance(), self._env, measure_state=measure)
+            policy = self._tenants.policy(seat.tenant_id)
+            moment = Moment(now, self._chance(), self._env, measure, policy)
             try:
                 decision = decide(seat.plan, state, mail.signal, moment)
             except JamjetError as error:

@@ -68,6 +68,7 @@ class LocalExecutions:
         asked_at = self._clock.mark()
         self._clock.learn(await self._store.system.register_executor(row), asked_at)
         self.host.beat(asyncio.get_running_loop().time())
+        await self.host.heed_tenants()
         self._upkeep = asyncio.get_running_loop().create_task(self._keep())
 
     async def _keep(self) -> None:

@@ -1,5 +1,6 @@
 """What an owner knows of tenants: read again once a second, so never older than that by much."""
 
+from runtime.policy import NO_POLICY, TenantPolicy, decode_tenant_policy
 from runtime.store.port import SystemStore, TenantRow, TenantStatus
 
 OVERLAP_MS = 15_000
@@ -11,6 +12,7 @@ class Tenants:
 
     def __init__(self) -> None:
         self._statuses: dict[str, TenantStatus] = {}
+        self._policies: dict[str, TenantPolicy] = {}
         self._changed_at = 0
 
     async def refresh(self, system: SystemStore) -> None:
@@ -25,7 +27,12 @@ class Tenants:
     def _learn(self, row: TenantRow) -> None:
         self._changed_at = max(self._changed_at, row.updated_at)
         self._statuses[row.tenant_id] = row.status
+        self._policies[row.tenant_id] = decode_tenant_policy(row.policy)
 
     def is_active(self, tenant_id: str) -> bool:
         """Whether its executions may go on. A tenant that is not known yet is taken for active."""
         return self._statuses.get(tenant_id, "active") == "active"
+
+    def policy(self, tenant_id: str) -> TenantPolicy:
+        """What its operators decide for all its workflows."""
+        return self._policies.get(tenant_id, NO_POLICY)

@@ -18,24 +18,33 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from fastapi import Request
 
+from api.address import client_address
+from api.attempts import Attempts
+from api.rates import Rates
 from api.token_uses import TokenUses
 from runtime.errors import Forbidden, NotFound, Unauthorized
 from runtime.ids import DEFAULT_TENANT
-from runtime.store.port import Credential, SystemStore, TenantStatus, TokenRow
+from runtime.policy import TenantPolicy, decode_tenant_policy
+from runtime.store.port import Credential, SystemStore, TenantRow, TenantStatus, TokenRow, decode_limits
 
 Role = Literal["operator", "developer", "reviewer", "viewer"]
-Access = Literal["public", "read", "write", "operate", "administer"]
-"""``administer`` is about tenants themselves, so it takes an operator of tenant ``default``."""
+Access = Literal["public", "read", "write", "approve", "operate", "administer"]
+"""``approve`` is ``write``, and reviewers have it too where their tenant's policy says so.
+
+``administer`` is about tenants themselves, so it takes an operator of tenant ``default``.
+"""
 
 ROLES: tuple[Role, ...] = ("operator", "developer", "reviewer", "viewer")
 ALLOWED: dict[Access, tuple[Role, ...]] = {
     "read": ROLES,
     "write": ("operator", "developer"),
+    "approve": ("operator", "developer"),
     "operate": ("operator",),
     "administer": ("operator",),
 }
 _NEEDS = {
     "write": "developer or operator required",
+    "approve": "developer or operator required",
     "operate": "operator required",
     "administer": "operator of tenant default required",
 }
@@ -66,17 +75,31 @@ DEVELOPER = Principal("dev", "dev", "operator", DEFAULT_TENANT)
 """Everyone, where authentication is off."""
 
 
+class _Standing(NamedTuple):
+    """What a tenant's row says of requests in it."""
+
+    status: TenantStatus
+    requests_per_minute: int | None
+    policy: TenantPolicy
+
+    @classmethod
+    def of(cls, row: TenantRow) -> "_Standing":
+        limits = decode_limits(row.limits)
+        return cls(row.status, limits.requests_per_minute, decode_tenant_policy(row.policy))
+
+
 class _Known(NamedTuple):
     """What a token says of its bearer."""
 
     caller: Principal
     token: TokenRow
-    tenant_status: TenantStatus
+    standing: _Standing
 
     @classmethod
     def of(cls, found: Credential) -> "_Known":
         row = found.token
-        return cls(Principal(row.id, row.name, row.role, row.tenant_id), row, found.tenant_status)
+        caller = Principal(row.id, row.name, row.role, row.tenant_id)
+        return cls(caller, row, _Standing.of(found.tenant))
 
 
 def token_hash(token: str) -> str:
@@ -94,74 +117,88 @@ class Authenticator:
         self._dev_mode = dev_mode
         self._clock = clock
         self._credentials: _Remembered[_Known | None] = _Remembered()
-        self._statuses: _Remembered[TenantStatus] = _Remembered()
+        self._standings: _Remembered[_Standing] = _Remembered()
         self._uses = TokenUses(system)
+        self._attempts = Attempts()
+        self._rates = Rates()
 
     async def authorise(
-        self, request: Request, access: Access, *, while_suspended: bool = False
+        self, request: Request, access: Access, *, while_suspended: bool = False, counted: bool = True
     ) -> Principal:
         """The principal, if it may have this access.
 
+        ``request.state.caller`` is set as soon as the caller is known, whatever is allowed, and
+        ``request.state.policy`` to the policy of the tenant that is acted in.
+
         Args:
             while_suspended: whether the request is good also where the tenant may change nothing.
-
-        ``request.state.caller`` is set as soon as the caller is known, whatever is allowed.
+            counted: whether it counts against ``requests_per_minute``.
 
         Raises:
             Unauthorized, Forbidden
+            TooManyAttempts: too many tokens from its address were bad.
+            LimitReached: its tenant asks too often.
             NotFound: ``X-Tenant-Id`` names no tenant.
         """
-        caller, status = await self._caller(request)
+        caller, standing = await self._caller(request)
         request.state.caller = caller
-        if caller.role not in ALLOWED[access] or (access == "administer" and not _is_of_default(caller)):
+        if not _may(caller, access, standing):
             raise Forbidden(f"insufficient role — {_NEEDS[access]}")
         named = request.headers.get(TENANT_HEADER)
         if named is not None and named != caller.tenant_id:
-            caller, status = await self._elsewhere(caller, named)
+            caller, standing = await self._elsewhere(caller, named)
+        status = standing.status
         if status != "active" and not (while_suspended or request.method in _READS or access == "administer"):
             raise Forbidden(f"tenant {caller.tenant_id} is {status}: it may read and cancel, nothing else")
+        if counted and standing.requests_per_minute is not None:
+            self._rates.take(caller.tenant_id, standing.requests_per_minute)
+        request.state.policy = standing.policy
         return caller
 
     async def close(self) -> None:
         """Write what is known of the tokens' uses."""
         await self._uses.close()
 
-    async def _caller(self, request: Request) -> tuple[Principal, TenantStatus]:
+    async def _caller(self, request: Request) -> tuple[Principal, _Standing]:
         """Who sent it, and how the token's own tenant stands."""
         if self._dev_mode:
             _require_local_host(request)
-            return DEVELOPER, "active"
-        known = await self._bearer(request.headers.get("authorization", ""))
+            return DEVELOPER, await self._standing_of(DEFAULT_TENANT)
+        known = await self._bearer(request)
         self._uses.note(known.caller.id)
-        return known.caller, known.tenant_status
+        return known.caller, known.standing
 
-    async def _elsewhere(self, caller: Principal, tenant_id: str) -> tuple[Principal, TenantStatus]:
+    async def _elsewhere(self, caller: Principal, tenant_id: str) -> tuple[Principal, _Standing]:
         """The same caller in another tenant, and how that one stands."""
-        if caller.role not in ALLOWED["administer"] or not _is_of_default(caller):
+        if not _may(caller, "administer"):
             raise Forbidden(f"insufficient role — {_NEEDS['administer']} to act in another tenant")
+        return replace(caller, tenant_id=tenant_id), await self._standing_of(tenant_id)
+
+    async def _standing_of(self, tenant_id: str) -> _Standing:
         now = self._clock()
-        kept = self._statuses.get(tenant_id, now)
+        kept = self._standings.get(tenant_id, now)
         if kept is None:
             row = await self._system.tenant_row(tenant_id)
             if row is None:
                 raise NotFound(f"tenant {tenant_id[:100]}")
-            kept = self._statuses.keep(tenant_id, row.status, now)
-        return replace(caller, tenant_id=tenant_id), kept[1]
+            kept = self._standings.keep(tenant_id, _Standing.of(row), now)
+        return kept[1]
 
-    async def _bearer(self, header: str) -> _Known:
-        scheme, _, token = header.partition(" ")
+    async def _bearer(self, request: Request) -> _Known:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         token = token.strip()
-        if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token):
-            raise Unauthorized("invalid or expired token")
-        hashed = token_hash(token)
-        known = await self._look_up(hashed)
-        if known is None or known.tenant_status == "archived" or not self._is_valid(known.token, hashed):
+        is_token = scheme.lower() == "bearer" and _TOKEN.fullmatch(token) is not None
+        address, hashed = client_address(request) or "unknown", token_hash(token) if is_token else None
+        self._attempts.check(address, hashed)
+        known = None if hashed is None else await self._look_up(hashed)
+        if known is None or known.standing.status == "archived" or not self._is_valid(known.token, hashed):
+            self._attempts.failed(address)
             raise Unauthorized("invalid or expired token")
         return known
 
-    def _is_valid(self, row: TokenRow, hashed: str) -> bool:
+    def _is_valid(self, row: TokenRow, hashed: str | None) -> bool:
         return (
-            hmac.compare_digest(row.token_hash, hashed)
+            hmac.compare_digest(row.token_hash, hashed or "")
             and row.revoked_at is None
             and (row.expires_at is None or row.expires_at > self._clock() * 1_000)
         )
@@ -171,6 +208,8 @@ class Authenticator:
         kept = self._credentials.get(hashed, now)
         if kept is None:
             found = await self._system.credential(hashed)
+            if found is not None and self._is_valid(found.token, hashed):
+                self._attempts.succeeded(hashed)
             kept = self._credentials.keep(hashed, None if found is None else _Known.of(found), now)
         return kept[1]
 
@@ -194,8 +233,13 @@ class _Remembered(Generic[T]):
         return kept
 
 
-def _is_of_default(caller: Principal) -> bool:
-    return caller.tenant_id == DEFAULT_TENANT
+def _may(caller: Principal, access: Access, standing: _Standing | None = None) -> bool:
+    """Whether a role, in its own tenant, reaches so far."""
+    if access == "administer" and caller.tenant_id != DEFAULT_TENANT:
+        return False
+    if access == "approve" and caller.role == "reviewer":
+        return standing is not None and standing.policy.reviewers_may_approve
+    return caller.role in ALLOWED[access]
 
 
 def _require_local_host(request: Request) -> None:

@@ -30,6 +30,7 @@ STATUS: dict[type[JamjetError], int] = {
     errors.IdempotencyMismatch: 422,
     errors.Overloaded: 429,
     errors.LimitReached: 429,
+    errors.TooManyAttempts: 429,
     errors.Unavailable: 503,
     JamjetError: 500,
 }
@@ -46,7 +47,7 @@ _PREFIX = {
     503: "unavailable: ",
 }
 """401 and 403 have none: the contract gives their whole texts."""
-_PREFIX_OF_CODE = {errors.LimitReached.code: "limit reached: "}
+_PREFIX_OF_CODE = {errors.LimitReached.code: "limit reached: ", errors.TooManyAttempts.code: ""}
 """Where it is not the status's."""
 _SHOWN_FIELDS = ("problems", "node_id", "retry_after_s", "limit")
 
@@ -107,7 +108,7 @@ def _body(
     request: Request, status: int, detail: str, code: str, headers: dict[str, str], fields: dict[str, Any]
 ) -> Response:
     body = {
-        "error": (_PREFIX_OF_CODE.get(code) or _PREFIX.get(status, "")) + detail,
+        "error": _PREFIX_OF_CODE.get(code, _PREFIX.get(status, "")) + detail,
         "code": code,
         "request_id": request_id(request),
         **fields,

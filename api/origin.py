@@ -2,6 +2,7 @@
 
 from fastapi import Request
 
+from api.address import client_address
 from api.auth import Principal
 from api.requests import request_id
 from runtime.audit import Origin
@@ -17,4 +18,5 @@ def origin_of(request: Request, caller: Principal) -> Origin:
         request_id=request_id(request),
         http_method=request.method,
         http_path=request.scope["path"][:PATH_MAX],
+        ip_address=client_address(request),
     )

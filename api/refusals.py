@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request
 
+from api.address import client_address
 from api.auth import Principal, token_hash
 from api.origin import origin_of
 from runtime.admin_audit import requests_refused
@@ -115,7 +116,7 @@ def _described(request: Request, error: JamjetError) -> _Refused:
 
 
 def _unknown(request: Request) -> Origin:
-    return Origin(actor_id="unknown", actor_type="human")
+    return Origin(actor_id="unknown", actor_type="human", ip_address=client_address(request))
 
 
 _OTHERS: _Key = ("others",)

@@ -7,9 +7,11 @@ import msgspec
 import orjson
 from starlette.responses import Response
 
+from api.withheld import Withheld
 from runtime.audit import AuditRow
 from runtime.events import decode_event, kind_name
 from runtime.plan import Plan
+from runtime.redaction import Redactor
 from runtime.state import ExecutionState, status_of, waiting_on
 from runtime.store.history import fold_stored
 from runtime.store.port import (
@@ -101,12 +103,22 @@ def _actor(owner: ExecutorRow) -> dict[str, Any]:
     }
 
 
-def event(execution_id: str, row: EventRow, shape: str, final_state: Any = None) -> dict[str, Any]:
+def event(
+    execution_id: str,
+    row: EventRow,
+    shape: str,
+    final_state: Any = None,
+    withheld: Withheld | None = None,
+) -> dict[str, Any]:
     """One event. The typed shape differs from the flat one in ``kind`` alone."""
     fields: dict[str, Any] = orjson.loads(row.data)
     fields.pop("type", None)
+    if shape == "typed":
+        fields = {**_defaults(row), **fields}
     if row.type == "workflow_completed":
         fields["final_state"] = final_state
+    if withheld is not None:
+        fields = withheld.fields(row.type, row.node_id, fields)
     shown: dict[str, Any] = {
         "id": event_id(execution_id, row.sequence),
         "execution_id": execution_id,
@@ -117,7 +129,7 @@ def event(execution_id: str, row: EventRow, shape: str, final_state: Any = None)
         "created_at": timestamp(row.created_at),
     }
     if shape == "typed":
-        kind = {"type": row.type, "node_id": row.node_id, **_defaults(row), **fields}
+        kind = {"type": row.type, "node_id": row.node_id, **fields}
         return {**shown, "kind": kind, "name": shown["kind"]}
     fields.pop("node_id", None)
     return {**shown, "data": fields}
@@ -168,8 +180,9 @@ def token(row: TokenRow) -> dict[str, Any]:
     return fields
 
 
-def audit_entry(row: AuditRow) -> dict[str, Any]:
+def audit_entry(row: AuditRow, redactor: Redactor | None = None) -> dict[str, Any]:
     """One audit entry. ``id`` names its place: the chain, and the position there."""
+    details = None if row.details is None else orjson.loads(row.details)
     return {
         "id": row.id,
         "execution_id": row.execution_id,
@@ -187,7 +200,8 @@ def audit_entry(row: AuditRow) -> dict[str, Any]:
         "http_method": row.http_method,
         "http_path": row.http_path,
         "ip_address": row.ip_address,
-        "details": None if row.details is None else orjson.loads(row.details),
+        "details": details if redactor is None else redactor.value(details),
+        "redacted": redactor is not None,
         "tenant_id": row.tenant_id,
         "entry_hash": row.hash,
     }

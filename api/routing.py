@@ -118,7 +118,7 @@ def plain_text(*, refusals: tuple[int, ...] = ()) -> dict[int | str, Any]:
 def _refusals(statuses: tuple[int, ...]) -> dict[int | str, Any]:
     from api.schemas import ErrorAnswer
 
-    common = (400, 401, 403, 404, 500, 503)
+    common = (400, 401, 403, 404, 429, 500, 503)
     return {
         status: {"model": ErrorAnswer, "description": _MEANING[status]}
         for status in sorted({*common, *statuses})

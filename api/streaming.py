@@ -85,6 +85,7 @@ class Stream:
         after: the sequence that the client has seen, or says that it has.
         read: the events after a sequence, at most ``PAGE``.
         show: one event as the client sees it.
+        tells_tokens: whether models' words may be shown as they come, before anything is withheld of them.
         still_allowed: raises when the client may not read any more.
     """
 
@@ -95,12 +96,14 @@ class Stream:
         after: int,
         read: Read,
         show: Render,
+        tells_tokens: bool,
         still_allowed: Callable[[], Awaitable[Any]],
     ) -> None:
         self._listener = listener
         self._after = self._read_to = after
         self._read = read
         self._show = show
+        self._tells_tokens = tells_tokens
         self._still_allowed = still_allowed
         self._last: bytes | None = None
         """The frame after which there is none."""
@@ -117,7 +120,8 @@ class Stream:
             self._last = _end(found.status)
         must_look = True
         while self._last is None:
-            for token in self._listener.take():
+            tokens = self._listener.take()
+            for token in tokens if self._tells_tokens else ():
                 yield _frame("token", _token(token))
             if must_look or self._listener.sequence > self._read_to:
                 async for frame in self._stored():

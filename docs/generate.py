@@ -85,7 +85,10 @@ def access() -> str:
 
 def _roles(declared: Access) -> list[str]:
     yes = "of `default`" if declared == "administer" else "yes"
-    return [yes if role in ALLOWED[declared] else "no" for role in ROLES]
+    said = {role: yes if role in ALLOWED[declared] else "no" for role in ROLES}
+    if declared == "approve":
+        said["reviewer"] = "by policy"
+    return list(said.values())
 
 
 def config_keys() -> str:
@@ -297,6 +300,7 @@ _ACCESS = {
     "public": "Anyone, without a token.",
     "read": "Any role.",
     "write": "The roles operator and developer.",
+    "approve": "The roles operator and developer; reviewer where the tenant's policy says so.",
     "operate": "The role operator.",
     "administer": "The role operator, in tenant `default`.",
 }

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 ActorType = Literal["human", "agent", "system"]
+PolicyDecision = Literal["allow", "block", "require_approval"]
 
 GENESIS = "0" * 64
 """Stands for the hash before a chain's first entry."""
@@ -62,7 +63,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     event_digest: str | None = None
     node_id: str | None = None
     tool_call_hash: str | None = None
-    policy_decision: Literal["allow", "block", "require_approval"] | None = None
+    policy_decision: PolicyDecision | None = None
     request_id: str | None = None
     http_method: str | None = None
     http_path: str | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from runtime import events as ev
-from runtime.audit import AuditEntry, Origin, event_digest
+from runtime.audit import AuditEntry, Origin, PolicyDecision, event_digest
 from runtime.events import Event
 from runtime.store.port import EventRow
 
@@ -20,6 +20,8 @@ AUDITED = (
     ev.WorkflowCompleted,
     ev.WorkflowFailed,
     ev.WorkflowLimitExceeded,
+    ev.PolicyViolation,
+    ev.ToolApprovalRequired,
 )
 AUDITED_TYPES = tuple(str(kind.__struct_config__.tag) for kind in AUDITED)
 
@@ -53,8 +55,16 @@ def _entry(execution_id: str, event: Event, row: EventRow, by: Origin) -> AuditE
         sequence=row.sequence,
         event_digest=event_digest(row.data),
         node_id=row.node_id,
+        tool_call_hash=getattr(event, "tool_call_hash", None),
+        policy_decision=_DECISIONS.get(type(event)),
         details=_details(event),
     )
+
+
+_DECISIONS: dict[type, PolicyDecision] = {
+    ev.PolicyViolation: "block",
+    ev.ToolApprovalRequired: "require_approval",
+}
 
 
 def _details(event: Event) -> str | None:
@@ -64,6 +74,8 @@ def _details(event: Event) -> str | None:
             said = {"decision": event.decision, "user_id": event.user_id, "comment": event.comment}
         case ev.WorkflowCancelled():
             said = {"reason": event.reason}
+        case ev.PolicyViolation() | ev.ToolApprovalRequired():
+            said = {"tool": event.tool, "rule": event.rule, "policy_scope": event.policy_scope}
         case ev.NodeFailed() | ev.WorkflowFailed():
             said = {"error_class": event.error_class}
         case _:

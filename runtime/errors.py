@@ -63,6 +63,13 @@ class Forbidden(JamjetError):
     code = "forbidden"
 
 
+class TooManyAttempts(JamjetError):
+    """Too many failed attempts to authenticate; ``fields['retry_after_s']`` says when to come again."""
+
+    code = "too_many_attempts"
+    retryable = True
+
+
 class NotFound(JamjetError):
     """No such thing in the caller's tenant."""
 

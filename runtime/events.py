@@ -199,6 +199,33 @@ class InterruptRaised(_Event, frozen=True, kw_only=True, tag="interrupt_raised")
     warnings: tuple[str, ...] = ()
 
 
+class PolicyViolation(_Event, frozen=True, kw_only=True, tag="policy_violation"):
+    """A policy forbids what the node calls; ``rule`` is a sentence. The node's failure follows."""
+
+    node_id: str
+    visit: int
+    tool: str
+    rule: str
+    policy_scope: Literal["tenant", "workflow", "node"]
+    decision: Literal["blocked"] = "blocked"
+
+
+class ToolApprovalRequired(_Event, frozen=True, kw_only=True, tag="tool_approval_required"):
+    """A policy asks for a person's approval of this call, whose rendered input this is.
+
+    ``tool_call_hash`` is the SHA-256 of ``{tool}:`` and the input as JSON with sorted keys.
+    """
+
+    node_id: str
+    visit: int
+    tool: str
+    rule: str
+    policy_scope: Literal["tenant", "workflow", "node"]
+    tool_call_hash: str
+    input: JsonValue = None
+    warnings: tuple[str, ...] = ()
+
+
 class TimerCreated(_Event, frozen=True, kw_only=True, tag="timer_created"):
     node_id: str
     visit: int
@@ -254,6 +281,8 @@ Event = (
     | LoopEnded
     | RetryScheduled
     | InterruptRaised
+    | PolicyViolation
+    | ToolApprovalRequired
     | TimerCreated
     | TimerFired
     | ApprovalReceived

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from runtime.redaction import DataPolicy
+
 FORMAT = 1
 END = "end"
 """Target of an edge that ends a path. Never a node."""
@@ -51,6 +53,17 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True):
     """Sorted, the header included."""
 
 
+class ToolPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Globs (``*``, ``?``) of tools and models. An empty allowlist allows all models.
+
+    See ``runtime.policy`` for the names that a node goes by.
+    """
+
+    blocked_tools: tuple[str, ...] = ()
+    require_approval_for: tuple[str, ...] = ()
+    model_allowlist: tuple[str, ...] = ()
+
+
 class _NodeBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     id: str
     description: str | None = None
@@ -59,6 +72,8 @@ class _NodeBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """Where a result is set in the state; None where the kind has no result of its own."""
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
+    policy: ToolPolicy | None = None
+    data_policy: DataPolicy | None = None
 
 
 class ConditionNode(_NodeBase, frozen=True, kw_only=True, tag="condition"):
@@ -196,6 +211,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Literal["shared", "dedicated"] | None = None
     resources: dict[str, Any] | None = None
     labels: dict[str, str] = {}
+    policy: ToolPolicy | None = None
+    data_policy: DataPolicy | None = None
 
 
 def encode_graph(graph: Graph) -> str:

@@ -31,6 +31,7 @@ Time, chance and environment come in with the ``Moment``; what was drawn from th
 stands in the events, so replay never asks the world again.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -56,6 +57,7 @@ from runtime.graph import (
     ParallelNode,
     PythonFnNode,
     RetryPolicy,
+    ToolPolicy,
     WaitNode,
 )
 from runtime.ids import call_key
@@ -68,6 +70,7 @@ from runtime.plan import (
     Plan,
     sorted_by_position,
 )
+from runtime.policy import verdict
 from runtime.state import (
     ExecutionState,
     NodeRecord,
@@ -102,6 +105,8 @@ class Moment(msgspec.Struct, frozen=True):
     chance: float = 0.0
     env: Mapping[str, str] = MappingProxyType({})
     measure_state: bool = False
+    policy: ToolPolicy | None = None
+    """The tenant's."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -313,9 +318,7 @@ class _Turn:
             case HumanApprovalNode():
                 self._ask(node, visit, rendered)
             case PythonFnNode() | ModelNode() | HttpNode():
-                self._run(
-                    node, visit, attempt=1, reason="first", input=rendered.value, warnings=rendered.warnings
-                )
+                self._run_if_allowed(node, visit, rendered.value, rendered.warnings)
 
     def _meet(self, node: JoinNode, visit: int) -> None:
         if node.merge == "first":
@@ -323,7 +326,7 @@ class _Turn:
             return
         outputs = [self._kept_output(source) for source in self._join_sources(node)]
         if node.merge == "custom":
-            self._run(node, visit, attempt=1, reason="first", input={"args": [outputs]})
+            self._run_if_allowed(node, visit, {"args": [outputs]})
         else:
             self.complete(node, visit, output=outputs, output_key=node.output_key)
 
@@ -381,6 +384,41 @@ class _Turn:
                 warnings=rendered.warnings,
             )
         )
+
+    def _run_if_allowed(
+        self, node: AttemptedNode | JoinNode, visit: int, input: Any, warnings: tuple[str, ...] = ()
+    ) -> None:
+        """Make the first attempt of a visit, unless a policy forbids it or asks for an approval."""
+        graph = self.plan.graph
+        found = verdict(
+            node, (("tenant", self.moment.policy), ("workflow", graph.policy), ("node", node.policy))
+        )
+        if found is None:
+            self._run(node, visit, attempt=1, reason="first", input=input, warnings=warnings)
+            return
+        told: dict[str, Any] = {
+            "node_id": node.id,
+            "visit": visit,
+            "tool": found.tool,
+            "rule": found.rule,
+            "policy_scope": found.scope,
+        }
+        if found.decision == "block":
+            self.emit(ev.PolicyViolation(**told))
+            self.fail_node(node, visit, 0, f"{found.rule} ({found.scope} policy)", "policy_violation")
+            return
+        self.emit(
+            ev.ToolApprovalRequired(
+                **told,
+                tool_call_hash=tool_call_hash(found.tool, input),
+                input=input,
+                warnings=warnings,
+            )
+        )
+
+    def run_approved(self, node: AttemptedNode | JoinNode, record: NodeRecord) -> None:
+        """Make the attempt that a person was asked for."""
+        self._run(node, record.visit, attempt=1, reason="first", input=record.input)
 
     def _run(
         self,
@@ -756,7 +794,20 @@ def _approve(turn: _Turn, signal: sg.Approve) -> dict[str, Any]:
             signal_id=signal.signal_id,
         )
     )
-    if signal.decision == "approved" or turn.plan.label_exists(node_id, "rejected"):
+    if isinstance(node, HumanApprovalNode):
+        _decide(turn, node, record, signal)
+    elif signal.decision == "approved":
+        assert isinstance(node, AttemptedNode | JoinNode)
+        turn.run_approved(node, record)
+    else:
+        _reject(turn, node, record, signal)
+    turn.advance()
+    return {"accepted": True, "node_id": node_id}
+
+
+def _decide(turn: _Turn, node: Node, record: NodeRecord, signal: sg.Approve) -> None:
+    """Settle an approval node."""
+    if signal.decision == "approved" or turn.plan.label_exists(node.id, "rejected"):
         turn.complete(
             node,
             record.visit,
@@ -766,11 +817,13 @@ def _approve(turn: _Turn, signal: sg.Approve) -> dict[str, Any]:
             outcome=signal.decision,
         )
     else:
-        why = f": {signal.comment}" if signal.comment else ""
-        error = f"approval rejected by {signal.user_id}{why}"
-        turn.fail_node(node, record.visit, record.attempt, error, "rejected")
-    turn.advance()
-    return {"accepted": True, "node_id": node_id}
+        _reject(turn, node, record, signal)
+
+
+def _reject(turn: _Turn, node: Node, record: NodeRecord, signal: sg.Approve) -> None:
+    why = f": {signal.comment}" if signal.comment else ""
+    error = f"approval rejected by {signal.user_id}{why}"
+    turn.fail_node(node, record.visit, record.attempt, error, "rejected")
 
 
 def _approval_target(turn: _Turn, signal: sg.Approve) -> str:
@@ -944,6 +997,12 @@ def retry_delay_ms(policy: RetryPolicy, failures: int, chance: float) -> int:
     factor = {"fixed": 1, "linear": failures, "exponential": 2 ** min(failures - 1, 40)}[policy.backoff]
     delay = min(policy.initial_delay_ms * factor, policy.max_delay_ms)
     return int(delay * (0.5 + chance / 2)) if policy.jitter else int(delay)
+
+
+def tool_call_hash(tool: str, input: jsonvalue.JsonValue) -> str:
+    """What names one call of a tool: SHA-256 of ``{tool}:`` and its input as JSON with sorted keys."""
+    content = msgspec.json.encode(input, order="sorted")
+    return hashlib.sha256(f"{tool}:".encode() + content).hexdigest()
 
 
 def _as_text(value: jsonvalue.JsonValue) -> str:

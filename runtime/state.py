@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from runtime import events as ev
+from runtime.graph import HumanApprovalNode
 from runtime.jsonvalue import JsonValue
 from runtime.mergepatch import apply_result
 from runtime.plan import EDGE_ARMED, EDGE_DEAD, EDGE_FIRED, EDGE_PENDING, EDGE_REFUSED, Plan
@@ -357,6 +358,18 @@ def _interrupt_raised(state: ExecutionState, plan: Plan, event: ev.InterruptRais
     )
 
 
+def _policy_violated(state: ExecutionState, plan: Plan, event: ev.PolicyViolation, at: int) -> None:
+    """The failure that follows says what came of it."""
+
+
+def _tool_approval_required(
+    state: ExecutionState, plan: Plan, event: ev.ToolApprovalRequired, at: int
+) -> None:
+    state.nodes[event.node_id] = NodeRecord(
+        phase="waiting", visit=event.visit, waits_for="approval", input=event.input, since=at
+    )
+
+
 def _timer_created(state: ExecutionState, plan: Plan, event: ev.TimerCreated, at: int) -> None:
     state.nodes[event.node_id] = NodeRecord(
         phase="waiting", visit=event.visit, waits_for="timer", due_at=event.fire_at, since=at
@@ -371,6 +384,12 @@ def _timer_fired(state: ExecutionState, plan: Plan, event: ev.TimerFired, at: in
 
 def _approval_received(state: ExecutionState, plan: Plan, event: ev.ApprovalReceived, at: int) -> None:
     _remember(state, event.signal_id)
+    if isinstance(plan.nodes[event.node_id], HumanApprovalNode) or event.decision != "approved":
+        return
+    # Of an approval node its completion brings the patch; a call that is approved begins with it.
+    state.data = apply_result(
+        state.data, patch=event.state_patch, output_key=None, output=None, merges=plan.graph.merges
+    )
 
 
 def _external_event(state: ExecutionState, plan: Plan, event: ev.ExternalEventReceived, at: int) -> None:
@@ -451,6 +470,8 @@ _APPLY: dict[type, Callable[[ExecutionState, Plan, Any, int], None]] = {
     ev.LoopEnded: _loop_ended,
     ev.RetryScheduled: _retry_scheduled,
     ev.InterruptRaised: _interrupt_raised,
+    ev.PolicyViolation: _policy_violated,
+    ev.ToolApprovalRequired: _tool_approval_required,
     ev.TimerCreated: _timer_created,
     ev.TimerFired: _timer_fired,
     ev.ApprovalReceived: _approval_received,

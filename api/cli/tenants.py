@@ -22,6 +22,12 @@ Limits = Annotated[
         help="All its limits, such as '{\"max_workflows\": 20}'; '{}' takes them away.", metavar="JSON"
     ),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="All its policy, such as '{\"blocked_tools\": [\"http\"]}'; '{}' takes it away.", metavar="JSON"
+    ),
+]
 
 
 class Status(StrEnum):
@@ -59,12 +65,13 @@ def create(
     tenant_id: TenantId,
     name: Annotated[str | None, typer.Option(help="Its name.", show_default="the id")] = None,
     limits: Limits = None,
+    policy: Policy = None,
     url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Make a tenant. Then make its first token: `jamjet token create --tenant ID --role operator`."""
-    body = {"id": tenant_id, "name": name or tenant_id, **_given(limits=_object(limits))}
+    body = {"id": tenant_id, "name": name or tenant_id, **_given(**_objects(limits, policy))}
     with ApiClient(url, token) as client:
         answer = client.post("/tenants", body)
     _done(answer, f"made tenant {tenant_id}", output)
@@ -76,14 +83,15 @@ def update(
     name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
     status: Annotated[Status | None, typer.Option(help="What it may do from now on.")] = None,
     limits: Limits = None,
+    policy: Policy = None,
     url: Url = None,
     token: Token = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Change a tenant: within 5 seconds every server goes by it."""
-    body = _given(name=name, status=status, limits=_object(limits))
+    body = _given(name=name, status=status, **_objects(limits, policy))
     if not body:
-        raise CliError("nothing to change: give --name, --status or --limits", EXIT_USAGE)
+        raise CliError("nothing to change: give --name, --status, --limits or --policy", EXIT_USAGE)
     with ApiClient(url, token) as client:
         answer = client.put(_path(tenant_id), body)
     _done(answer, f"changed tenant {tenant_id}", output)
@@ -93,8 +101,11 @@ def _path(tenant_id: str) -> str:
     return f"/tenants/{quote(tenant_id, safe='')}"
 
 
-def _object(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else parse_json_object(text, "--limits")
+def _objects(limits: str | None, policy: str | None) -> dict[str, dict[str, Any] | None]:
+    given = {"limits": limits, "policy": policy}
+    return {
+        name: None if text is None else parse_json_object(text, f"--{name}") for name, text in given.items()
+    }
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -46,13 +46,16 @@ _PUBLIC_SECTIONS = ("frontend prometheus", "listen stats")
 _SECTION = re.compile(r"(?=^(?:global|defaults|frontend|backend|listen)\b)", re.MULTILINE)
 _BIND = re.compile(r"^ *bind \S+:(\d+).*\n", re.MULTILINE)
 _OURS = f"""\
+    http-request set-header X-Jamjet-Client-Address %[src]
     http-request disable-l7-retry if !METH_GET
     acl ours res.hdr(content-type) -m sub json
     acl refused status 404 500 502 503 504
     http-response return status 503 content-type application/json string '{_UNAVAILABLE[2]}' \
 hdr Cache-Control no-store hdr Retry-After 1 if refused !ours
 """
-"""Serve's ``retry-on`` is for every method: what was sent and may have run is repeated for GET and HEAD only.
+"""Replicas are told who calls; what a client claims of that is overwritten.
+
+Serve's ``retry-on`` is for every method: what was sent and may have run is repeated for GET and HEAD only.
 
 The app answers in JSON, so an error in plain text is that of one of Serve's own proxies.
 """

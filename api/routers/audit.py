@@ -8,6 +8,7 @@ from api.requests import page
 from api.resources import tenant
 from api.routing import answers, declared, router
 from api.schemas import AuditList
+from api.withheld import audit_redactor
 from runtime.admin_audit import ADMIN_EVENTS
 from runtime.audited import AUDITED_TYPES
 from runtime.errors import BadRequest
@@ -45,5 +46,6 @@ async def list_audit(request: Request) -> Response:
         limit=limit,
         offset=offset,
     )
-    items = [render.audit_entry(row) for row in rows]
+    redactor = audit_redactor(tenant(request).tenant_id, request.state.policy)
+    items = [render.audit_entry(row, redactor) for row in rows]
     return render.answer({"items": items, "total": total, "limit": limit, "offset": offset})

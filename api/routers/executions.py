@@ -31,6 +31,7 @@ from api.schemas import (
     StartBody,
 )
 from api.waiting import read_settled, whole
+from api.withheld import Withheld
 from runtime.errors import BadRequest, NotFound
 from runtime.ids import execution_id_from_hex, parse_execution_id, timed_hex
 from runtime.jsonvalue import encode
@@ -186,12 +187,19 @@ async def get_events(request: Request, execution_id: str) -> Response:
     if wait and row.sequence <= after and row.completed_at is None:
         await _wait_for_event(here, store, known, after, wait)
     rows = await store.events(known, after=after, limit=limit)
-    shape = _shape(request)
+    shape, withheld = _shape(request), await _withheld(request, row)
     final_state = None
     if any(event.type == "workflow_completed" for event in rows):
         final_state = (await here.execution(known, store.tenant_id).state()).data
-    shown = [render.event(known, event, shape, final_state) for event in rows]
+    shown = [render.event(known, event, shape, final_state, withheld) for event in rows]
     return render.answer({"events": shown})
+
+
+async def _withheld(request: Request, row: ExecutionRow) -> Withheld | None:
+    """What data policies withhold of an execution's events; None: nothing."""
+    plan = await resources(request).plans.get(row.tenant_id, row.workflow_id, row.workflow_version)
+    withheld = Withheld(row.tenant_id, request.state.policy, plan.graph)
+    return withheld if withheld.applies else None
 
 
 async def _wait_for_event(
@@ -224,14 +232,14 @@ async def stream_events(request: Request, execution_id: str) -> Response:
     known = parse_execution_id(execution_id)
     row = await _existing(store, known)
     after = _last_event_id(request)
-    shape = _shape(request)
+    shape, withheld = _shape(request), await _withheld(request, row)
     leave = here.streams.admitted(principal(request).id)
 
     async def show(row: EventRow) -> dict[str, Any]:
         final_state = None
         if row.type == "workflow_completed":
             final_state = (await here.execution(known, store.tenant_id).state()).data
-        return render.event(known, row, shape, final_state)
+        return render.event(known, row, shape, final_state, withheld)
 
     async def body() -> AsyncGenerator[bytes]:
         with here.executions.listening(known) as listener:
@@ -240,7 +248,8 @@ async def stream_events(request: Request, execution_id: str) -> Response:
                 after=after,
                 read=lambda seen: store.events(known, after=seen, limit=streaming.PAGE),
                 show=show,
-                still_allowed=lambda: here.authenticator.authorise(request, "read"),
+                tells_tokens=withheld is None or not withheld.of_answers,
+                still_allowed=lambda: here.authenticator.authorise(request, "read", counted=False),
             )
             async for frame in stream.frames(row):
                 yield frame
@@ -273,20 +282,26 @@ async def get_approvals(request: Request, execution_id: str) -> Response:
     """Which approvals are pending, and which were decided by whom."""
     here, store = resources(request), tenant(request)
     known = parse_execution_id(execution_id)
+    row = await _existing(store, known)
+    withheld = await _withheld(request, row)
     state = await here.execution(known, store.tenant_id).state()
     asked: dict[str, tuple[int, dict[str, Any]]] = {}
     decided: list[dict[str, Any]] = []
-    for row in await store.events(known):
-        if row.type == "interrupt_raised":
-            asked[row.node_id or ""] = (row.sequence, orjson.loads(row.data))
-        elif row.type == "approval_received":
-            decided.append(_decided(row.sequence, orjson.loads(row.data)))
+    for event in await store.events(known):
+        fields = orjson.loads(event.data)
+        if withheld is not None:
+            fields = withheld.fields(event.type, event.node_id, fields)
+        if event.type in ("interrupt_raised", "tool_approval_required"):
+            asked[event.node_id or ""] = (event.sequence, fields)
+        elif event.type == "approval_received":
+            decided.append(_decided(event.sequence, fields))
+    data = state.data if withheld is None else withheld.value(state.data)
     pending = [
         {
             "node_id": node_id,
-            "tool_name": None,
+            "tool_name": asked[node_id][1].get("tool"),
             "approver": "human",
-            "context": {"description": asked[node_id][1].get("description"), "state": state.data},
+            "context": _context(asked[node_id][1], data),
             "due_at": render.timestamp(record.due_at),
             "sequence": asked[node_id][0],
         }
@@ -294,6 +309,14 @@ async def get_approvals(request: Request, execution_id: str) -> Response:
         if record.waits_for == "approval"
     ]
     return render.answer({"pending": pending, "decided": decided})
+
+
+def _context(asked: dict[str, Any], state: Any) -> dict[str, Any]:
+    """What a person should know to decide: of a call, what it would be made with."""
+    shown = {"description": asked.get("description"), "state": state}
+    if "tool" in asked:
+        shown |= {"input": asked.get("input"), "rule": asked.get("rule")}
+    return shown
 
 
 def _decided(sequence: int, fields: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +343,7 @@ async def cancel_execution(request: Request, execution_id: str) -> Response:
 @routes.post(
     "/executions/{execution_id}/approve",
     responses=answers(Accepted, refusals=(404, 409, 413, 415, 422)),
-    openapi_extra=declared("write", ApproveBody, header_idempotency_key=KEY),
+    openapi_extra=declared("approve", ApproveBody, header_idempotency_key=KEY),
 )
 async def approve_execution(request: Request, execution_id: str) -> Response:
     """Decide an approval. Of many decisions on one, one wins; the others get 409."""

@@ -23,6 +23,7 @@ from api.schemas import (
 )
 from runtime.errors import BadRequest, NotFound
 from runtime.ids import DEFAULT_TENANT
+from runtime.policy import encode_tenant_policy, parse_tenant_policy
 from runtime.store.port import TenantLimits
 
 routes = router("tenants")
@@ -38,9 +39,12 @@ async def create_tenant(request: Request) -> Response:
     """Create a tenant. Its first token is made with ``POST /tokens`` and ``X-Tenant-Id``."""
     _, value = await read_json(request)
     body = validated(TenantBody, value)
-    _require_no_policy(body.policy)
     row = await resources(request).store.system.create_tenant(
-        body.id, body.name, limits=_limits(body.limits) or "{}", by=origin_of(request, principal(request))
+        body.id,
+        body.name,
+        policy=_policy(body.policy) or "{}",
+        limits=_limits(body.limits) or "{}",
+        by=origin_of(request, principal(request)),
     )
     location = f"/tenants/{quote(row.tenant_id, safe='')}"
     return render.answer({"tenant_id": row.tenant_id}, 201, {"Location": location})
@@ -74,16 +78,16 @@ async def get_tenant(request: Request, tenant_id: str) -> Response:
     openapi_extra=declared("administer", TenantChangeBody),
 )
 async def update_tenant(request: Request, tenant_id: str) -> Response:
-    """Change what is given. A status takes effect everywhere within 5 s; what runs goes on."""
+    """Change what is given, effective everywhere within 5 s. What runs in a suspended tenant is held."""
     _, value = await read_json(request)
     body = validated(TenantChangeBody, value)
-    _require_no_policy(body.policy)
     if tenant_id == DEFAULT_TENANT and body.status not in (None, "active"):
         raise BadRequest(f"status: tenant {DEFAULT_TENANT} stays active, as its operators manage the others")
     row = await resources(request).store.system.update_tenant(
         tenant_id,
         name=body.name,
         status=body.status,
+        policy=_policy(body.policy),
         limits=_limits(body.limits),
         by=origin_of(request, principal(request)),
     )
@@ -92,9 +96,9 @@ async def update_tenant(request: Request, tenant_id: str) -> Response:
     return render.answer({"tenant_id": tenant_id, "updated": True})
 
 
-def _require_no_policy(policy: dict[str, Any] | None) -> None:
-    if policy:
-        raise BadRequest("policy is not supported yet: leave it out, or give {}")
+def _policy(given: dict[str, Any] | None) -> str | None:
+    """A policy as the row keeps it; None: none was given."""
+    return None if given is None else encode_tenant_policy(parse_tenant_policy(given))
 
 
 def _limits(given: TenantLimitsBody | None) -> str | None:

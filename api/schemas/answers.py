@@ -244,6 +244,7 @@ class AuditEntry(BaseModel):
     http_path: str | None
     ip_address: str | None
     details: dict[str, Any] | None
+    redacted: bool
     tenant_id: str
     entry_hash: str
 

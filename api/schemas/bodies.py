@@ -66,12 +66,13 @@ class TenantLimitsBody(_Body):
 
     max_workflows: int | None = Field(default=None, ge=0, le=1_000_000_000)
     max_concurrent_executions: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000)
     max_tokens_per_month: int | None = Field(default=None, ge=0, le=10**15)
     max_cost_per_month_usd: float | None = Field(default=None, ge=0, le=1e12)
 
 
 class TenantBody(_Body):
-    """A tenant to create. Of ``policy`` only an empty object is supported."""
+    """A tenant to create."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     name: str = Field(min_length=1, max_length=200)
@@ -80,7 +81,7 @@ class TenantBody(_Body):
 
 
 class TenantChangeBody(_Body):
-    """What to change of a tenant. What is null or left out stays; ``limits`` replaces all limits."""
+    """What to change of a tenant. What is null or left out stays; ``policy`` and ``limits`` are replaced."""
 
     name: str | None = Field(default=None, min_length=1, max_length=200)
     status: Literal["active", "suspended", "archived"] | None = None

@@ -1,6 +1,6 @@
 """IR and YAML compiled to the normal form: checked as a whole, refused with every reason."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from runtime import jsonvalue
 from runtime.errors import InvalidWorkflow, ValueRejected
-from runtime.graph import END, Edge, Graph, JoinNode, Node
+from runtime.graph import END, Edge, Graph, JoinNode, Node, ToolPolicy
 from runtime.ir.checks import Checks
 from runtime.ir.durations import duration_ms
 from runtime.ir.edges import label_edges
@@ -19,19 +19,21 @@ from runtime.ir.nodes import NodeBuilder
 from runtime.ir.policy import RegistrationPolicy
 from runtime.ir.report import Report, refuse
 from runtime.ir.yaml_source import read_yaml
+from runtime.redaction import DataPolicy
 
 STEPS_BASE = 1_000
 """``max_steps`` of a workflow that sets none: this and one for each node."""
 
 _WITHOUT_EFFECT = (
-    "policy",
-    "data_policy",
     "token_budget",
     "cost_budget_usd",
     "on_budget_exceeded",
     "continue_as_new",
 )
-_WITHOUT_EFFECT_ON_NODES = ("policy", "data_policy", "resources")
+_WITHOUT_EFFECT_ON_NODES = ("resources",)
+
+
+POLICIES: dict[str, type] = {"policy": ToolPolicy, "data_policy": DataPolicy}
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class _Compilation:
         self._check_conditions(edges)
         start = self._start()
         merges = self._merges()
+        extras = self._ir.__pydantic_extra__ or {}
+        policies = self._policies(extras, self._report.problem, "ir.")
         shape = Shape(start, self._names, edges) if start is not None else None
         if shape is not None:
             self._check_shape(shape)
@@ -126,7 +130,20 @@ class _Compilation:
             isolation=self._ir.isolation,
             resources=self._ir.resources.model_dump(exclude_unset=True) if self._ir.resources else None,
             labels=self._ir.labels,
+            **policies,
         )
+
+    def _policies(self, fields: Mapping[str, Any], report: Callable[[str], None], at: str) -> dict[str, Any]:
+        """The policies of a workflow or a node; what is wrong in them is reported."""
+        found: dict[str, Any] = {}
+        for name, kind in POLICIES.items():
+            if fields.get(name) is None:
+                continue
+            try:
+                found[name] = msgspec.convert(fields[name], kind)
+            except msgspec.ValidationError as error:
+                report(f"{at}{name}: {str(error)[:1].lower()}{str(error)[1:]}")
+        return found
 
     def _check_tables(self) -> None:
         extras = self._ir.__pydantic_extra__ or {}
@@ -170,7 +187,12 @@ class _Compilation:
     def _nodes(self, kinds: Mapping[str, Kind]) -> dict[str, Node]:
         builder = NodeBuilder(self._ir, self._policy, self._report)
         built = ((key, builder.build(key, kind)) for key, kind in kinds.items())
-        return {key: node for key, node in built if node is not None}
+        return {key: self._with_policies(key, node) for key, node in built if node is not None}
+
+    def _with_policies(self, key: str, node: Node) -> Node:
+        fields = self._ir.nodes[key].fields()
+        policies = self._policies(fields, lambda problem: self._report.at_node(key, problem), "")
+        return msgspec.structs.replace(node, **policies) if policies else node
 
     def _check_conditions(self, edges: list[Edge]) -> None:
         checks = Checks(self._policy, self._report)

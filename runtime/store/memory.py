@@ -506,7 +506,7 @@ class MemorySystemStore:
         await self._gate.read()
         for row in self._database.tokens.values():
             if row.token_hash == token_hash:
-                return Credential(token=row, tenant_status=self._database.tenants[row.tenant_id].status)
+                return Credential(token=row, tenant=self._database.tenants[row.tenant_id])
         return None
 
     async def mark_tokens_used(self, token_ids: tuple[str, ...]) -> None:

@@ -253,6 +253,7 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Ids of workflows; their versions do not count."""
     max_concurrent_executions: int | None = None
     """Executions that have begun and not ended."""
+    requests_per_minute: int | None = None
     max_tokens_per_month: int | None = None
     """Input and output tokens of models. A month is one of UTC; starts are refused when it is used up."""
     max_cost_per_month_usd: float | None = None
@@ -290,10 +291,10 @@ def check_workflow_limit(tenant_id: str, limits: str, count: int) -> None:
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """A token, and how its tenant stands."""
+    """A token, and its tenant."""
 
     token: TokenRow
-    tenant_status: TenantStatus
+    tenant: TenantRow
 
 
 class ExecutorRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -434,7 +435,7 @@ class SystemStore(Protocol):
         """The database's clock."""
 
     async def credential(self, token_hash: str) -> Credential | None:
-        """The token with this hash, with its tenant's status; one query. None: no such token."""
+        """The token with this hash, and its tenant; one query. None: no such token."""
 
     async def mark_tokens_used(self, token_ids: tuple[str, ...]) -> None:
         """Set ``last_used_at`` of these tokens to the database's now, in one transaction."""

@@ -228,7 +228,7 @@ class Queries:
         self.create_token = self._make(self._insert(api_tokens).on_conflict_do_nothing())
         self.tokens = self._make(sa.select(*columns).where(own).order_by(table.created_at, table.id))
         self.credential = self._make(
-            sa.select(*columns, tenants.c.status)
+            sa.select(*columns, *(tenants.c[name] for name in TenantRow.__struct_fields__))
             .join_from(api_tokens, tenants, tenants.c.tenant_id == table.tenant_id)
             .where(table.token_hash == param("token_hash"))
         )

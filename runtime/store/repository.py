@@ -312,8 +312,8 @@ class SqlSystemStore:
         found = await _row(self._readers, self._queries.credential, token_hash=token_hash)
         if found is None:
             return None
-        *token, status = found
-        return Credential(token=_made(TokenRow, token), tenant_status=status)
+        fields = len(TokenRow.__struct_fields__)
+        return Credential(token=_made(TokenRow, found[:fields]), tenant=_made(TenantRow, found[fields:]))
 
     async def mark_tokens_used(self, token_ids: tuple[str, ...]) -> None:
         def mark(session: Session) -> None:

@@ -98,7 +98,7 @@ async def test_an_unknown_tenant_is_404(bare_api: Api, method: str) -> None:
         ({"name": 7}, "name: "),
         ({"name": "x" * 201}, "name: "),
         ({"policy": []}, "policy: "),
-        ({"policy": {"allow": []}}, "policy is not supported yet"),
+        ({"policy": {"allow": []}}, "policy: object contains unknown field `allow`"),
         ({"limits": 7}, "limits: "),
         ({"limits": {"max_workflows": "7"}}, "limits.max_workflows: "),
         ({"limits": {"max_workflows": True}}, "limits.max_workflows: "),

@@ -20,6 +20,7 @@ from runtime.graph import (
     ModelNode,
     ParallelNode,
     RetryPolicy,
+    ToolPolicy,
     WaitNode,
     encode_graph,
 )
@@ -193,12 +194,27 @@ def held() -> Driver:
     return drive
 
 
+def policy() -> Driver:
+    """A call that a person has approved, and one that is forbidden."""
+    asked = ToolPolicy(require_approval_for=("steps:pay",), blocked_tools=("steps:drop",))
+    nodes = (step("pay", input_mapping={"sum": "{{ state.sum }}"}, output_key="paid"), step("drop"))
+    graph = graph_of("pay>drop", "drop>end", "drop>keep error", "keep>end", nodes=nodes, policy=asked)
+    drive = Driver(graph)
+    drive.start(sum=5)
+    drive.now += 3_000
+    drive.approve(comment="fine", state_patch={"note": "checked"})
+    drive.ok("pay", {"ok": True})
+    drive.ok("keep")
+    return drive
+
+
 def nap() -> WaitNode:
     return WaitNode(id="nap", until="timer", delay_ms=1_000)
 
 
 STORIES: dict[str, Callable[[], Driver]] = {
-    story.__name__: story for story in (line, loop, approval, retry, join, wait, cancel, limit, http, held)
+    story.__name__: story
+    for story in (line, loop, approval, retry, join, wait, cancel, limit, http, held, policy)
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from runtime import events as ev
 from runtime import signals as sg
 from runtime.effects import Effect, RunNode, StopNode
-from runtime.graph import Edge, Graph, JoinNode, Node, PythonFnNode
+from runtime.graph import Edge, Graph, JoinNode, Node, PythonFnNode, ToolPolicy
 from runtime.ids import call_key
 from runtime.ir.loops import Shape
 from runtime.machine import Decision, Moment, decide
@@ -121,6 +121,7 @@ class Driver:
         self.now = now
         self.env = env or {}
         self.measure_state = False
+        self.policy: ToolPolicy | None = None
         self.state = new_state(EXECUTION_ID, self.plan)
         self.rows: list[tuple[str, str, int]] = []
         """Type, data and time of every event, as the store has them."""
@@ -221,7 +222,7 @@ class Driver:
         The same is decided by an owner that has lived all along, by one that read the snapshot, and by
         one that folded the log, whatever the point at which the first was lost.
         """
-        moment = Moment(self.now, chance, self.env, self.measure_state)
+        moment = Moment(self.now, chance, self.env, self.measure_state, self.policy)
         before = encode_state(self.state)
         snapshot = decode_state(before)
         try:

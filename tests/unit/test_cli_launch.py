@@ -66,6 +66,12 @@ class TestHaproxy:
         for line in ("    balance leastconn", "    server one 127.0.0.1:30000 check"):
             assert line in corrected.splitlines()
 
+    def test_replicas_are_told_who_calls_whatever_the_client_claims(self) -> None:
+        corrected = haproxy.corrected(SERVE_CONFIG, "127.0.0.1", "/run")
+
+        frontend = corrected.partition("frontend http_frontend")[2].partition("backend")[0]
+        assert "    http-request set-header X-Jamjet-Client-Address %[src]\n" in frontend
+
     def test_correcting_twice_changes_nothing(self) -> None:
         once = haproxy.corrected(SERVE_CONFIG, "127.0.0.1", "/run")
 

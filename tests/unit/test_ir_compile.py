@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import InvalidWorkflow
-from runtime.graph import END, Graph, RetryPolicy, decode_graph, encode_graph
+from runtime.graph import END, Graph, RetryPolicy, ToolPolicy, decode_graph, encode_graph
 from runtime.ir import CompiledWorkflow, RegistrationPolicy, compile_ir
 from runtime.plan import Plan
 from runtime.providers import PROVIDERS
+from runtime.redaction import DataPolicy
 
 DEV = RegistrationPolicy(python_modules=("*",), template_env=frozenset())
 
@@ -182,8 +183,40 @@ def test_limits_of_a_strategy_count_where_nothing_else_is_said():
 
 
 def test_what_is_not_enforced_is_said():
-    warnings = compiled({"a": py(policy={"blocked_tools": ["x"]})}, token_budget={"total_tokens": 1}).warnings
-    assert warnings == ("ir.token_budget has no effect", "node 'a': policy has no effect")
+    warnings = compiled({"a": py(resources={"num_cpus": 1})}, token_budget={"total_tokens": 1}).warnings
+    assert warnings == ("ir.token_budget has no effect", "node 'a': resources has no effect")
+
+
+def test_policies_stand_in_the_normal_form():
+    policy = {"blocked_tools": ["pay*"], "model_allowlist": []}
+    graph = compiled(
+        {"a": py(policy=policy, data_policy={"pii_fields": ["$.card"]})},
+        policy={"require_approval_for": ["*"]},
+    ).graph
+    assert graph.policy == ToolPolicy(require_approval_for=("*",))
+    assert graph.nodes["a"].policy == ToolPolicy(blocked_tools=("pay*",))
+    assert graph.nodes["a"].data_policy == DataPolicy(pii_fields=("$.card",))
+    assert graph.data_policy is None
+
+
+@pytest.mark.parametrize(
+    ("on_node", "on_workflow", "sentence"),
+    [
+        (
+            {"policy": {"block_tools": []}},
+            {},
+            "node 'a': policy: object contains unknown field `block_tools`",
+        ),
+        ({"policy": {"blocked_tools": "x"}}, {}, "node 'a': policy: expected `array`, got `str`"),
+        ({}, {"policy": []}, "ir.policy: expected `object`, got `array`"),
+        ({}, {"data_policy": {"pii_detectors": ["iban"]}}, "ir.data_policy: invalid enum value 'iban'"),
+        ({}, {"data_policy": {"pii_fields": ["card"]}}, "ir.data_policy: pii_fields: 'card' is no path"),
+        ({}, {"data_policy": {"retention_days": 0}}, "ir.data_policy: retention_days must be from 1"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(on_node, on_workflow, sentence):
+    (problem,) = problems(ir({"a": py(**on_node)}, **on_workflow))
+    assert problem.startswith(sentence)
 
 
 # --- nodes ----------------------------------------------------------------------------------------
