@@ -18,7 +18,9 @@ from actors import fleet, logs, metrics, names
 from actors.audit_key import signing_key
 from actors.metrics import Metrics
 from actors.ray_metrics import RayMetrics
+from actors.retention import retain
 from actors.settings import Settings
+from actors.tenants import Tenants
 from runtime.errors import JamjetError, Unavailable
 from runtime.seals import SigningKey
 from runtime.store import open_store
@@ -50,6 +52,7 @@ class Supervisor:
         self._activating: set[asyncio.Task[None]] = set()
         self._offered: set[str] = set()
         """Executions offered to an actor whose answer has not come yet."""
+        self._tenants = Tenants()
         self._audit_key: SigningKey | None = None
         self._sealed_at = 0.0
         self._pruned_at = 0.0
@@ -210,6 +213,8 @@ class Supervisor:
         if now - self._pruned_at > PRUNE_EVERY_S:
             self._pruned_at = now
             await self._store.system.prune()
+            await self._tenants.refresh(self._store.system)
+            await retain(self._store.system, self._tenants, self._audit_key)
 
     async def _measure(self) -> None:
         """Note for Ray's agents what waits; replicas read it themselves."""

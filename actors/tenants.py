@@ -33,6 +33,14 @@ class Tenants:
         """Whether its executions may go on. A tenant that is not known yet is taken for active."""
         return self._statuses.get(tenant_id, "active") == "active"
 
+    def retention_days(self) -> dict[str, int]:
+        """By tenant: after how many days it wants things forgotten. Without an entry: never."""
+        found: dict[str, int] = {}
+        for tenant_id, policy in self._policies.items():
+            if policy.data_policy is not None and policy.data_policy.retention_days is not None:
+                found[tenant_id] = policy.data_policy.retention_days
+        return found
+
     def policy(self, tenant_id: str) -> TenantPolicy:
         """What its operators decide for all its workflows."""
         return self._policies.get(tenant_id, NO_POLICY)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.audit import AuditEntry, Origin
+from runtime.audit import SYSTEM, AuditEntry, Origin
 
 if TYPE_CHECKING:
     from runtime.store.port import TenantRow, TokenRow, WorkflowRow
@@ -39,6 +39,11 @@ def tenant_updated(by: Origin, changes: Mapping[str, str | None]) -> AuditEntry:
     return _entry(by, "tenant_updated", **given, **_documents(**documents))
 
 
+def executions_pruned(count: int, before: int) -> AuditEntry:
+    """``before``: they had ended before this time."""
+    return _entry(SYSTEM, "executions_pruned", count=count, before=before)
+
+
 def requests_refused(by: Origin, *, status: int, count: int, **facts: Any) -> AuditEntry:
     """Refusals of one caller within a minute."""
     return _entry(by, "request_refused", status=status, count=count, **facts)
@@ -51,6 +56,7 @@ ADMIN_EVENTS = (
     "tenant_created",
     "tenant_updated",
     "request_refused",
+    "executions_pruned",
 )
 
 

@@ -143,6 +143,9 @@ class _Compilation:
                 found[name] = msgspec.convert(fields[name], kind)
             except msgspec.ValidationError as error:
                 report(f"{at}{name}: {str(error)[:1].lower()}{str(error)[1:]}")
+        kept = found.get("data_policy")
+        if kept is not None and kept.retention_days is not None:
+            self._report.warn(f"{at}data_policy.retention_days has no effect: it counts in a tenant's policy")
         return found
 
     def _check_tables(self) -> None:

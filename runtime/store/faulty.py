@@ -80,6 +80,7 @@ SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "backlog": READ_FAULTS,
     "load": READ_FAULTS,
     "prune": WRITE_FAULTS,
+    "prune_executions": WRITE_FAULTS,
     "audited_tenants": READ_FAULTS,
     "seal_audit": WRITE_FAULTS,
     "prune_audit": WRITE_FAULTS,

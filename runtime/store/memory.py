@@ -717,6 +717,24 @@ class MemorySystemStore:
         await self._gate.after()
         return counts
 
+    async def prune_executions(self, tenant_id: str, *, before: int) -> int:
+        await self._gate.before()
+        database = self._database
+        gone = [
+            row.execution_id
+            for row in database.executions.values()
+            if row.tenant_id == tenant_id and row.completed_at is not None and row.completed_at < before
+        ]
+        for execution_id in gone:
+            del database.executions[execution_id]
+            database.events.pop(execution_id, None)
+            database.snapshots.pop(execution_id, None)
+        _drop(database.inbox, lambda found: found.message.execution_id in gone)
+        if gone:
+            database.append(self._chains, tenant_id, admin.executions_pruned(len(gone), before))
+        await self._gate.after()
+        return len(gone)
+
     async def audited_tenants(self) -> list[str]:
         await self._gate.read()
         return sorted({row.tenant_id for row in self._database.audit} | self._database.seals.keys())

@@ -514,6 +514,12 @@ class SystemStore(Protocol):
     async def prune(self) -> dict[str, int]:
         """Delete expired idempotency records and old dead executors; counts by table."""
 
+    async def prune_executions(self, tenant_id: str, *, before: int) -> int:
+        """Delete executions that ended before a time, with their logs, some hundred at most; returns how many.
+
+        How many it were is audited.
+        """
+
     async def audited_tenants(self) -> list[str]:
         """Tenants that have an audit log, in the order of their ids."""
 

@@ -65,6 +65,7 @@ class Queries:
         self._make_sweep()
         self._make_load()
         self._make_prunes()
+        self._make_retention()
         self.execution_page = lru_cache(maxsize=256)(self._execution_page)
         self.execution_count = lru_cache(maxsize=256)(self._execution_count)
 
@@ -425,6 +426,21 @@ class Queries:
             table.name: self._make(self._delete_some(table, condition))
             for table, condition in forgotten.items()
         }
+
+    def _make_retention(self) -> None:
+        """Executions that ended long ago: found by the tenant's index, deleted by their ids."""
+        table = executions.c
+        self.ended_before = self._make(
+            sa.select(table.execution_id)
+            .where(table.tenant_id == param("tenant_id"), sa.text(ENDED))
+            .where(table.created_at < param("before"), table.completed_at < param("before"))
+            .order_by(table.created_at)
+            .limit(param("limit"))
+        )
+        self.delete_execution = [
+            self._make(sa.delete(kept).where(kept.c.execution_id == param("execution_id")))
+            for kept in (events, snapshots, inbox, executions)
+        ]
 
     def _delete_some(self, table: sa.Table, condition: Any) -> Any:
         keys = list(table.primary_key.columns)

@@ -49,6 +49,7 @@ from runtime.store.values import check_row, check_texts
 
 READ_THREADS = 4
 PRUNE_ROWS_MAX = 5_000
+PRUNE_EXECUTIONS_MAX = 200
 TOTAL_EXACT_MAX = 10_000
 TOTAL_AGE_S = 1.0
 
@@ -478,6 +479,21 @@ class SqlSystemStore:
             )
 
         return await self._readers.read(measure)
+
+    async def prune_executions(self, tenant_id: str, *, before: int) -> int:
+        queries = self._queries
+
+        def delete(session: Session) -> int:
+            values = {"tenant_id": tenant_id, "before": before, "limit": PRUNE_EXECUTIONS_MAX}
+            rows = session.rows(queries.ended_before, **values)
+            for (execution_id,) in rows:
+                for statement in queries.delete_execution:
+                    session.execute(statement, execution_id=execution_id)
+            if rows:
+                session.record(tenant_id, admin.executions_pruned(len(rows), before))
+            return len(rows)
+
+        return await self._journal.run(delete)
 
     async def audited_tenants(self) -> list[str]:
         rows = await self._readers.read(lambda session: session.rows(self._queries.audit.tenants_logged))
