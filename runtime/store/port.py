@@ -515,7 +515,7 @@ class SystemStore(Protocol):
         """Delete expired idempotency records and old dead executors; counts by table."""
 
     async def prune_executions(self, tenant_id: str, *, before: int) -> int:
-        """Delete executions that ended before a time, with their logs, some hundred at most; returns how many.
+        """Delete executions that ended before a time, with their logs, a few hundred at most: how many.
 
         How many it were is audited.
         """
