@@ -1,6 +1,7 @@
 """The key that this installation seals its audit log with."""
 
 import os
+import secrets
 from pathlib import Path
 
 from actors.settings import Settings
@@ -39,7 +40,7 @@ def create_key(path: Path) -> None:
     Raises:
         BadRequest: the file cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

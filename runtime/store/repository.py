@@ -13,7 +13,7 @@ from runtime.errors import Conflict, NotFound, ValueRejected
 from runtime.ids import DEFAULT_TENANT
 from runtime.seals import Seal, SigningKey
 from runtime.store.admission import slots_for_queue
-from runtime.store.audit_queries import SqlAuditTables, seal_of
+from runtime.store.audit_queries import FILTERS, SqlAuditTables, seal_of
 from runtime.store.journal import CommitObserver, GroupCommitJournal
 from runtime.store.port import (
     HELD_STATUSES,
@@ -262,7 +262,7 @@ class SqlTenantStore:
         limit: int = 50,
         offset: int = 0,
     ) -> tuple[list[AuditRow], int]:
-        given = {"execution_id": execution_id, "actor_id": actor_id, "event_type": event_type}
+        given = dict(zip(FILTERS, (execution_id, actor_id, event_type), strict=True))
         wanted = {name: value for name, value in given.items() if value is not None}
         filters, values = tuple(wanted), {"tenant_id": self.tenant_id, **wanted}
         queries = self._queries.audit
