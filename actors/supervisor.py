@@ -86,7 +86,6 @@ class Supervisor:
 
     async def _round(self) -> None:
         if self._store is None:
-            self._audit_key = await asyncio.to_thread(signing_key, self._settings)
             self._store = await open_store(self._settings.database_url, migrate=False)
         nodes = self._nodes()
         self._keep_fleet(nodes)
@@ -94,9 +93,9 @@ class Supervisor:
         await self._bury(executors)
         await self._promote(executors, nodes)
         await self._sweep(executors)
+        await self._measure()
         await self._seal()
         await self._prune()
-        await self._measure()
 
     # --- the fleet ------------------------------------------------------------------------------
 
@@ -205,6 +204,9 @@ class Supervisor:
         now = asyncio.get_running_loop().time()
         if now - self._sealed_at > SEAL_EVERY_S:
             self._sealed_at = now
+            if self._audit_key is None:
+                # A key that cannot be read holds up sealing and pruning, and nothing else.
+                self._audit_key = await asyncio.to_thread(signing_key, self._settings)
             await self._store.system.seal_audit(self._audit_key)
 
     async def _prune(self) -> None:

@@ -115,7 +115,7 @@ class SigningKey:
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise BadRequest(f"audit key {str(path)!r} cannot be read: {error}") from error
+            raise BadRequest(f"audit key {str(path)!r} cannot be read: {_reason(error)}") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise BadRequest(f"audit key {str(path)!r} is no Ed25519 key")
         return cls(key)
@@ -154,7 +154,11 @@ class VerifyingKey:
             blocks = _pem_blocks(path.read_text())
             return [cls(_public_key(block.encode())) for block in blocks]
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise BadRequest(f"audit keys {str(path)!r} cannot be read: {error}") from error
+            raise BadRequest(f"audit keys {str(path)!r} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _pem_blocks(text: str) -> list[str]:

@@ -65,7 +65,7 @@ def verify(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default="all")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="Verify an exported file, without the database.", exists=True, dir_okay=False),
+        typer.Option(help="Verify an exported file, without the database.", dir_okay=False),
     ] = None,
     keys: KeysFile = None,
     seal: Annotated[
@@ -151,9 +151,12 @@ def _check_file(path: Path, keys: "list[VerifyingKey]", anchor: str | None) -> "
     from runtime.audit_check import check_log
     from runtime.audit_file import read_log
 
-    with path.open("rb") as lines:
-        tenant_id, seals, rows = read_log(lines)
-        return check_log(tenant_id, seals, rows, keys=keys, anchor=anchor)
+    try:
+        with path.open("rb") as lines:
+            tenant_id, seals, rows = read_log(lines)
+            return check_log(tenant_id, seals, rows, keys=keys, anchor=anchor)
+    except OSError as error:
+        raise CliError(f"{path} cannot be read: {error.strerror}", EXIT_USAGE) from None
 
 
 def _check_tenant(

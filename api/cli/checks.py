@@ -207,6 +207,32 @@ def _clock(difference_ms: int) -> Finding:
     )
 
 
+def check_audit_key(settings: "Settings") -> Iterator[Finding]:
+    """Whether the audit log's seals are signed."""
+    from actors.audit_key import key_path
+    from runtime.errors import BadRequest
+    from runtime.seals import SigningKey
+
+    try:
+        path = key_path(settings)
+    except BadRequest:
+        return  # What is wrong with the database's name is said elsewhere.
+    if path is None:
+        todo = "make one with `jamjet audit key --create` where JAMJET_AUDIT_KEY names it, on every node"
+        yield _note("audit", "no key is set, so the audit log is sealed without signatures", todo)
+    elif settings.audit_key is None and not path.exists():
+        yield _ok("audit", f"the first start makes the key {path}")
+    else:
+        try:
+            yield _ok("audit", f"seals are signed with the key {SigningKey.read(path).id} in {path}")
+        except BadRequest as error:
+            yield _wrong(
+                "audit",
+                error.detail,
+                "nothing is sealed without it, and a start here is refused: see `jamjet audit key`",
+            )
+
+
 def file_problem(path: Path) -> str | None:
     """Why a SQLite file cannot be written, or made; None when it can."""
     if path.exists():

@@ -51,6 +51,7 @@ def _findings(url: str | None, token: str | None) -> Iterator[Finding]:
         yield from checks.check_bind(settings)
         look = _look(settings, token or read_dev_token())
         yield from checks.check_database(settings.database_url, look)
+        yield from checks.check_audit_key(settings)
         role = getattr(look, "role", None)
     yield from _server(url, token, role)
 

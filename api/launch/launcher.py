@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from actors.audit_key import signing_key
 from actors.settings import Settings
 from api.launch import watchdog
 from api.launch.environment import PORTS, ray_environment, write_haproxy
@@ -143,9 +144,14 @@ class _Instance:
         self._say = say
 
     async def start(self, settings: Settings, on_ready: Callable[[Running], Awaitable[None]]) -> None:
-        """Prepare the store, then let Ray start, and wait until requests are served."""
+        """Prepare the store, then let Ray start, and wait until requests are served.
+
+        Raises:
+            BadRequest: the audit key cannot be used.
+        """
         from runtime.store import open_store
 
+        await asyncio.to_thread(signing_key, settings)
         self._say("opening the store")
         store = await open_store(settings.database_url)
         try:

@@ -124,7 +124,7 @@ def _matching(filters: tuple[str, ...]) -> list[Any]:
     Without statistics SQLite may take the index of any.
     """
     conditions = [audit.c[name] == param(name) for name in ("tenant_id", *filters[:1])]
-    empty = sa.literal_column("''")
+    empty: Any = sa.literal_column("''")
     return conditions + [sa.func.coalesce(audit.c[name], empty) == param(name) for name in filters[1:]]
 
 
