@@ -114,7 +114,7 @@ async def test_a_credential_says_how_its_tenant_stands(store: Store) -> None:
         await store.system.update_tenant("acme", status=status)  # type: ignore[arg-type]
         found = await store.system.credential("hash of t1")
         assert found is not None
-        assert (found.token, found.tenant_status) == (token("t1", "acme"), status)
+        assert (found.token, found.tenant.status) == (token("t1", "acme"), status)
 
 
 # --- limits -----------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ async def test_max_workflows_is_one_tenants(store: Store) -> None:
 
     with pytest.raises(LimitReached) as refused:
         await store.tenant("acme").register_workflow(workflow("a"))
-    assert refused.value.fields == {"limit": 0}
+    assert refused.value.fields == {"limit": "max_workflows", "retry_after_s": 60}
 
 
 async def test_a_limit_below_what_is_there_takes_nothing_away(store: Store) -> None:

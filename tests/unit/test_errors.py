@@ -44,4 +44,5 @@ def test_what_may_be_repeated_says_so():
         "unavailable",
         "outcome_unknown",
         "actor_lost",
+        "too_many_attempts",
     }
