@@ -15,7 +15,9 @@ async def refused_start(system: SystemStore, tenant_id: str, outcome: Outcome) -
     tenant = await system.tenant_row(tenant_id)
     if outcome is Outcome.SUSPENDED or tenant is None:
         status = "suspended" if tenant is None else tenant.status
-        return Forbidden(f"tenant {tenant_id} is {status}: it may read and cancel, nothing else")
+        return Forbidden(
+            f"tenant {tenant_id} is {status}: it may read, cancel and revoke tokens, nothing else"
+        )
     limits = decode_limits(tenant.limits)
     if outcome is Outcome.NO_SLOT:
         return LimitReached(

@@ -129,9 +129,9 @@ class RayExecutions:
             else:
                 self._remember(request.execution_id, courier.name)
                 return
-        await record_start(self.store, self._plans, request)
+        begins = await record_start(self.store, self._plans, request)
         self._metrics.executions_started.add(request.isolation)
-        if request.isolation == "dedicated":
+        if begins and request.isolation == "dedicated":
             fleet.dedicated_actor(self._settings, request.execution_id, request.resources)
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from runtime.state import has_work, new_state, stored_status, wake_at
 from runtime.store.port import Admission, NewExecution, Outcome, Store, Turn, encode_resources
 
 
-async def record_start(store: Store, plans: PlanCache, request: StartRequest) -> None:
+async def record_start(store: Store, plans: PlanCache, request: StartRequest) -> bool:
     """Make a start durable and runnable; doing it again changes nothing.
+
+    Returns False if it waits for a slot.
 
     Raises:
         KeyTaken, Unavailable, OutcomeUnknown, NotFound
@@ -22,12 +24,14 @@ async def record_start(store: Store, plans: PlanCache, request: StartRequest) ->
     plan = await plans.get(request.tenant_id, request.workflow_id, request.workflow_version)
     now = await store.system.now()
     outcome = await store.journal.commit(_turn(plan, request, now, held=False))
-    if outcome is Outcome.NO_SLOT and request.queue:
+    held = outcome is Outcome.NO_SLOT and request.queue
+    if held:
         outcome = await store.journal.commit(_turn(plan, request, now, held=True))
     if outcome is Outcome.KEY_TAKEN:
         raise KeyTaken("the Idempotency-Key is taken")
     if outcome in NOT_ADMITTED:
         raise await refused_start(store.system, request.tenant_id, outcome)
+    return not held
 
 
 def _turn(plan: Plan, request: StartRequest, now: int, *, held: bool) -> Turn:

@@ -149,7 +149,9 @@ class Authenticator:
             caller, standing = await self._elsewhere(caller, named)
         status = standing.status
         if status != "active" and not (while_suspended or request.method in _READS or access == "administer"):
-            raise Forbidden(f"tenant {caller.tenant_id} is {status}: it may read and cancel, nothing else")
+            raise Forbidden(
+                f"tenant {caller.tenant_id} is {status}: it may read, cancel and revoke tokens, nothing else"
+            )
         if counted and standing.requests_per_minute is not None:
             self._rates.take(caller.tenant_id, standing.requests_per_minute)
         request.state.policy = standing.policy

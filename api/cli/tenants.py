@@ -31,7 +31,7 @@ Policy = Annotated[
 
 
 class Status(StrEnum):
-    """What a tenant may do: everything, only read and cancel, nothing."""
+    """What a tenant may do: everything, only read, cancel and revoke tokens, nothing."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"

@@ -52,7 +52,9 @@ async def list_tokens(request: Request) -> Response:
 
 
 @routes.delete(
-    "/tokens/{token_id}", responses=answers(TokenRevoked, refusals=(404,)), openapi_extra=declared("operate")
+    "/tokens/{token_id}",
+    responses=answers(TokenRevoked, refusals=(404,)),
+    openapi_extra=declared("operate", while_suspended=True),
 )
 async def revoke_token(request: Request, token_id: str) -> Response:
     """Revoke a token; it is refused everywhere within 5 s."""

@@ -27,7 +27,8 @@ REACHES: dict[Access, set[str]] = {
     "operate": {"operator"},
     "administer": {"operator"},
 }
-CANCEL = "/executions/{execution_id}/cancel"
+ALSO_SUSPENDED = ("/executions/{execution_id}/cancel", "/tokens/{token_id}")
+"""What a suspended tenant may change: it may stop what runs, and lock out who has its tokens."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ def refusal(caller: Caller, method: str, path: str, access: Access) -> tuple[int
             return 403, "insufficient role — operator of tenant default required to act in another tenant"
         if tenant_id not in STATUS:
             return 404, f"not found: tenant {NOBODY}"
-    if STATUS[tenant_id] == "active" or method == "GET" or path == CANCEL or access == "administer":
+    if STATUS[tenant_id] == "active" or method == "GET" or path in ALSO_SUSPENDED or access == "administer":
         return None
-    return 403, f"tenant {tenant_id} is {STATUS[tenant_id]}: it may read and cancel, nothing else"
+    return (
+        403,
+        f"tenant {tenant_id} is {STATUS[tenant_id]}: it may read, cancel and revoke tokens, nothing else",
+    )
 
 
 @pytest.fixture

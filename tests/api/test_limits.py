@@ -200,7 +200,10 @@ async def test_a_suspended_tenant_starts_nothing_at_once(acme: Api) -> None:
     answer = await start(acme, "count")
 
     assert answer.status_code == 403
-    assert answer.json()["error"] == "tenant acme is suspended: it may read and cancel, nothing else"
+    assert (
+        answer.json()["error"]
+        == "tenant acme is suspended: it may read, cancel and revoke tokens, nothing else"
+    )
     assert (await acme.get("/executions", role=DEVELOPER)).json()["total"] == 1
 
 

@@ -13,7 +13,7 @@ from runtime.errors import Unavailable
 from tests.fixtures.api import APPROVE, COUNT, OTHER_TENANT, Api, assert_refused, eventually
 
 ACME = {"X-Tenant-Id": OTHER_TENANT}
-SUSPENDED = "tenant acme is suspended: it may read and cancel, nothing else"
+SUSPENDED = "tenant acme is suspended: it may read, cancel and revoke tokens, nothing else"
 
 
 async def create(api: Api, tenant_id: str = "initech", **more: Any) -> None:
