@@ -44,10 +44,11 @@ class AuditLog:
 
     def append(self, cursor: Any, entries: Sequence[Audited]) -> None:
         """Insert the entries, and move the heads of their chains, on a DBAPI cursor."""
-        if not entries:
+        # Also of nothing: what was proposed before and rolled back must not count as committed now.
+        rows = self.chains.propose(self._dated(cursor, entries))
+        if not rows:
             return
         order = self._order
-        rows = self.chains.propose(self._dated(cursor, entries))
         cursor.executemany(self._insert.sql, [[row[place] for place in order] for row in rows])
         cursor.executemany(self._move_head.sql, moved_heads(rows))
 

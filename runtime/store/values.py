@@ -45,6 +45,8 @@ def check_turn(turn: Turn) -> int:
         check_texts((message.execution_id, message.message_id, message.body), "inbox message", where)
         size += len(message.body)
     check_texts(turn.inbox_consumed, "inbox message id", where)
+    for entry in turn.audit:
+        check_texts((entry.actor_id, entry.request_id, entry.http_path, entry.details), "audit entry", where)
     return size
 
 

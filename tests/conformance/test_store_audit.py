@@ -139,6 +139,32 @@ async def test_a_turn_that_loses_leaves_no_entry_and_no_gap(store: Store) -> Non
     await assert_whole(store, 3)
 
 
+async def test_entries_that_were_rolled_back_leave_no_gap_whatever_is_committed_next(
+    sql_database: Sql,
+) -> None:
+    store = await sql_database.open()
+    await store.journal.commit(audited(first_turn("exec_0"), entry(1)))
+    with pytest.raises(ValueRejected):
+        await store.journal.commit(audited(first_turn("exec_1"), entry(2), entry(3, sequence=2**63)))
+
+    await store.system.mark_dead(("nobody",))
+    await store.journal.commit(audited(first_turn("exec_2"), entry(4)))
+
+    await assert_whole(store, 2)
+
+
+@pytest.mark.parametrize("text", ["\x00", "\ud800"])
+async def test_an_entry_that_no_store_can_hold_is_its_turns_own_trouble(store: Store, text: str) -> None:
+    bad = audited(first_turn("exec_1"), entry(2, http_path=text))
+    turns = [audited(first_turn("exec_0"), entry(1)), bad, audited(first_turn("exec_2"), entry(3))]
+
+    found = await asyncio.gather(*(store.journal.commit(turn) for turn in turns), return_exceptions=True)
+
+    assert (found[0], found[2]) == (Outcome.COMMITTED, Outcome.COMMITTED)
+    assert isinstance(found[1], ValueRejected)
+    await assert_whole(store, 2)
+
+
 async def test_many_turns_of_many_processes_make_whole_chains(database: Database) -> None:
     stores = [await database.open() for _ in range(3)]
     turns = [audited(first_turn(f"exec_{n}"), entry(1), entry(2)) for n in range(90)]
