@@ -617,7 +617,7 @@ class ExecutionHost:
                 first.signal = msgspec.structs.replace(start, held=True, queue=False)
                 seat.mailbox.extendleft(reversed(batch))
                 return
-            refuse_all(batch, await refused_start(self._store.system, seat.tenant_id, outcome))
+            refuse_all(batch, await self._why_refused(seat, outcome))
             self._drop(seat)
             return
         # It stays as it is: what else has come for it is decided without going on.
@@ -629,6 +629,12 @@ class ExecutionHost:
             seat.mailbox.append(Mail(sg.Recover()))
         else:
             self._drop(seat)
+
+    async def _why_refused(self, seat: Seat, outcome: Outcome) -> JamjetError:
+        try:
+            return await refused_start(self._store.system, seat.tenant_id, outcome)
+        except Unavailable as error:
+            return error
 
     def _park(self, seat: Seat, turn: Turn) -> None:
         """Nobody owns it now. Mail that came meanwhile is taken by a new seat."""

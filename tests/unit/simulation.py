@@ -39,7 +39,7 @@ from runtime.audit import SYSTEM, Origin, event_digest
 from runtime.audit_check import check_log
 from runtime.audited import AUDITED_TYPES
 from runtime.effects import RunNode
-from runtime.errors import Conflict, JamjetError, OutcomeUnknown, Unavailable
+from runtime.errors import Conflict, Forbidden, JamjetError, OutcomeUnknown, Unavailable
 from runtime.graph import encode_graph
 from runtime.ir import RegistrationPolicy, compile_ir
 from runtime.plan import Plan
@@ -52,15 +52,18 @@ from runtime.state import (
     is_terminal,
     new_state,
     status_of,
+    stored_status,
     wake_at,
 )
 from runtime.store.faulty import FaultyStore
 from runtime.store.memory import MemoryDatabase, MemoryStore
 from runtime.store.port import (
+    BEGUN_STATUSES,
     TERMINAL_STATUSES,
     ExecutorRow,
     IdempotencyRecord,
     Outcome,
+    TenantRow,
     Turn,
     WorkflowRow,
 )
@@ -188,6 +191,10 @@ class Story:
     """End the first host's first life before this callback of it; 0: not."""
     hold_first_at: int = 0
     """Hold the first host's first life before this callback of it; 0: not."""
+    slots: int | None = None
+    """How many executions may have begun at once; further starts wait."""
+    suspends: bool = False
+    """Whether the tenant is suspended now and then."""
 
 
 def random_story(seed: int) -> Story:
@@ -200,6 +207,8 @@ def random_story(seed: int) -> Story:
         late_rate=draw.choice((0.0, 0.02, 0.08)),
         quiet_at_s=draw.choice((6.0, 10.0)),
         crashes=draw.choice((0.0, 0.4, 0.8)),
+        slots=draw.choice((None, None, 1, 2)),
+        suspends=draw.choice((False, False, True)),
     )
 
 
@@ -426,6 +435,10 @@ class Log:
                 self.fail(f"{row.type} is from the future")
             self._event(ev.decode_event(row.type, row.data), row.created_at)
         self._compare(turn)
+        slots = self.world.story.slots
+        begun = sum(row.status in BEGUN_STATUSES for row in database.executions.values())
+        if slots is not None and begun > slots:
+            self.fail(f"{begun} executions have begun, and {slots} may")
 
     def _event(self, event: ev.Event, at: int) -> None:
         if is_terminal(self.state):
@@ -476,7 +489,7 @@ class Log:
         told = (turn.sequence, turn.status, turn.steps, turn.runnable, turn.wake_at, turn.completed_at)
         folded = (
             state.sequence,
-            status_of(state),
+            stored_status(state),
             state.steps,
             has_work(state),
             wake_at(state),
@@ -583,6 +596,7 @@ class Life(Process):
             try:
                 await self._beat(host)
                 await host.reconcile()
+                await host.heed_tenants()
             except JamjetError as error:
                 self.world.note(f"{self.name} no upkeep: {error}")
 
@@ -726,7 +740,7 @@ class Replica:
                 return execution_id
             except KeyTaken:
                 return await self._recorded(number)
-            except (Unavailable, ActorLost, TimeoutError):
+            except (Unavailable, ActorLost, TimeoutError, Forbidden):
                 await asyncio.sleep(world.draw.uniform(0.05, 0.5))
                 if keyed:
                     execution_id = self._mint(number, workflow)
@@ -766,6 +780,7 @@ class Replica:
             workflow_id=workflow,
             workflow_version="1",
             input={},
+            queue=self.world.story.slots is not None,
             idempotency=record,
         )
         life = self.world.any_life() if self.world.story.callers else self.world.lives[0]
@@ -936,6 +951,8 @@ class World:
         self.database = database_class(self.database_now)
         self.database.world = self
         self.database.workflows.update(WORKFLOWS)
+        limits = "{}" if story.slots is None else f'{{"max_concurrent_executions":{story.slots}}}'
+        self._set_tenant("active", limits)
         self.logs: dict[str, Log] = {}
         self.calls: set[tuple[str, int]] = set()
         self.erred: set[str] = set()
@@ -945,6 +962,21 @@ class World:
         self.replica = Replica(self)
         self.sweeper = Process("sweeper")
         self.sweeper_store: Any = FadingStore(self, self.sweeper)
+
+    def _set_tenant(self, status: Any, limits: str) -> None:
+        now = self.database_now()
+        self.database.tenants[TENANT] = TenantRow(
+            tenant_id=TENANT, name="T", status=status, policy="{}", limits=limits,
+            created_at=EPOCH_MS, updated_at=now,
+        )  # fmt: skip
+
+    async def _suspend_now_and_then(self) -> None:
+        while not self.is_quiet:
+            await asyncio.sleep(self.draw.uniform(0.2, 3))
+            for status in ("suspended", "active"):
+                self.note(f"the tenant is {status}")
+                self._set_tenant(status, self.database.tenants[TENANT].limits)
+                await asyncio.sleep(self.draw.uniform(0.2, 3))
 
     # Time, chance and trace.
 
@@ -1115,7 +1147,8 @@ class World:
         while True:
             await asyncio.sleep(0.5)
             try:
-                rows = await self.sweeper_store.system.sweep(limit=100)
+                system = self.sweeper_store.system
+                rows = [*await system.sweep(limit=100), *await system.dequeue(limit=100)]
             except Unavailable:
                 continue
             for row in rows:
@@ -1163,6 +1196,8 @@ class World:
         first.crash_at = self.story.crash_first_at or first.crash_at
         first.hold_at = self.story.hold_first_at or first.hold_at
         self.loop.create_task(self._sweep(), context=self.sweeper.context)
+        if self.story.suspends:
+            self.loop.create_task(self._suspend_now_and_then(), context=NETWORK)
         for number, workflow in enumerate(self.story.workflows):
             self.replica.spawn(self.replica.client(number, workflow))
         self.loop.call_later(0.5, self._look, context=NETWORK)

@@ -9,6 +9,7 @@ import pytest
 
 from actors.host import ExecutionHost
 from actors.seat import Seat
+from runtime.audit import AuditEntry, Chains
 from runtime.store.port import Outcome, Turn
 from tests.unit.simulation import SOURCES, Checked, Story, Violation, simulate
 
@@ -106,6 +107,20 @@ class Unfenced(Checked):
         return super().commit(turn)
 
 
+class Crowded(Checked):
+    """A database that counts no slots."""
+
+    def _refusal(self, turn: Turn) -> Outcome | None:
+        return None
+
+
+class ForgetfulLog(Checked):
+    """A database whose audit log misses an entry now and then."""
+
+    def append(self, chains: Chains, tenant_id: str, *entries: AuditEntry) -> None:
+        super().append(chains, tenant_id, *entries[: len(entries) - (len(entries) > 3)])
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -114,6 +129,8 @@ class Unfenced(Checked):
         {"host_class": LeaseBlindHost},
         {"host_class": HopefulHost},
         {"database_class": Unfenced},
+        {"database_class": Crowded},
+        {"database_class": ForgetfulLog},
     ],
     ids=lambda broken: next(iter(broken.values())).__name__,
 )
