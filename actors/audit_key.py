@@ -5,8 +5,8 @@ import secrets
 from pathlib import Path
 
 from actors.settings import Settings
+from runtime.audit.seals import SigningKey
 from runtime.errors import BadRequest
-from runtime.seals import SigningKey
 from runtime.store.url import SqliteUrl, parse_url
 
 FILE_NAME = "audit.key"

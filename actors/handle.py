@@ -4,7 +4,7 @@ from typing import Any
 
 from actors.plans import PlanCache
 from actors.port import Executions, SignalRequest
-from runtime.audit import Origin
+from runtime.audit.entries import Origin
 from runtime.errors import NotFound
 from runtime.signals import Approve, Cancel, SendEvent
 from runtime.state import ExecutionState

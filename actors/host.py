@@ -30,8 +30,8 @@ from actors.seat import Decided, Mail, Refused, Seat, answer_all, next_batch, re
 from actors.tenants import Tenants
 from runtime import jsonvalue
 from runtime import signals as sg
-from runtime.audit import AuditEntry
-from runtime.audited import audited
+from runtime.audit.entries import AuditEntry
+from runtime.audit.executions import audited
 from runtime.effects import RunNode, StopNode
 from runtime.errors import BadRequest, JamjetError, NotFound, OutcomeUnknown, Unavailable, ValueRejected
 from runtime.events import NodeCompleted

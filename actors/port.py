@@ -10,7 +10,7 @@ import msgspec
 
 from actors.listener import Listener
 from actors.metrics import Process
-from runtime.audit import Origin
+from runtime.audit.entries import Origin
 from runtime.errors import Conflict
 from runtime.jsonvalue import JsonValue
 from runtime.signals import Approve, Cancel, SendEvent

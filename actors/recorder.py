@@ -4,7 +4,7 @@ from actors.admission import NOT_ADMITTED, refused_start
 from actors.event_rows import event_rows
 from actors.plans import PlanCache
 from actors.port import KeyTaken, StartRequest
-from runtime.audited import audited
+from runtime.audit.executions import audited
 from runtime.machine import Moment, decide
 from runtime.plan import Plan
 from runtime.signals import StartExecution

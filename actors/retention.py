@@ -1,7 +1,7 @@
 """Retention: what tenants want forgotten after so many days."""
 
 from actors.tenants import Tenants
-from runtime.seals import SigningKey
+from runtime.audit.seals import SigningKey
 from runtime.store.port import SystemStore
 
 DAY_MS = 24 * 3_600 * 1_000

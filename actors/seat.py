@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runtime import signals as sg
-from runtime.audit import Origin
+from runtime.audit.entries import Origin
 from runtime.machine import Decision
 from runtime.plan import Plan
 from runtime.state import ExecutionState

@@ -21,8 +21,8 @@ from actors.ray_metrics import RayMetrics
 from actors.retention import retain
 from actors.settings import Settings
 from actors.tenants import Tenants
+from runtime.audit.seals import SigningKey
 from runtime.errors import JamjetError, Unavailable
-from runtime.seals import SigningKey
 from runtime.store import open_store
 from runtime.store.port import OWNER_GONE_MS, ExecutorRow, Store, SweepRow
 

@@ -5,7 +5,7 @@ from fastapi import Request
 from api.address import client_address
 from api.auth import Principal
 from api.requests import request_id
-from runtime.audit import Origin
+from runtime.audit.entries import Origin
 
 PATH_MAX = 500
 

@@ -13,8 +13,8 @@ from fastapi import Request
 from api.address import client_address
 from api.auth import Principal, token_hash
 from api.origin import origin_of
-from runtime.admin_audit import requests_refused
-from runtime.audit import Origin
+from runtime.audit.admin import requests_refused
+from runtime.audit.entries import Origin
 from runtime.errors import Forbidden, JamjetError, Unauthorized
 from runtime.ids import DEFAULT_TENANT
 from runtime.store.port import Store

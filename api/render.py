@@ -8,7 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from api.withheld import Withheld
-from runtime.audit import AuditRow
+from runtime.audit.entries import AuditRow
 from runtime.events import decode_event, kind_name
 from runtime.plan import Plan
 from runtime.redaction import Redactor

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from journal import _postgres
 
-from runtime.audit import AuditEntry
-from runtime.audit_check import check_log
-from runtime.seals import SigningKey
+from runtime.audit.check import check_log
+from runtime.audit.entries import AuditEntry
+from runtime.audit.seals import SigningKey
 from runtime.store import Store, open_store
 
 TYPES = ("workflow_started", "node_completed", "node_completed", "node_completed", "workflow_completed")

@@ -14,9 +14,9 @@ from api.cli.options import Database, Form, Token, Url
 from api.cli.output import Output, note, print_json, print_line, print_rows, warn
 
 if TYPE_CHECKING:
-    from runtime.audit import AuditRow
-    from runtime.audit_check import Report
-    from runtime.seals import Seal, VerifyingKey
+    from runtime.audit.check import Report
+    from runtime.audit.entries import AuditRow
+    from runtime.audit.seals import Seal, VerifyingKey
     from runtime.store.port import Store, TenantStore
 
 PAGE = 2_000
@@ -98,7 +98,7 @@ def export(
     database: Database = None,
 ) -> None:
     """Write a tenant's log as lines of JSON, which `verify --file` checks without the database."""
-    from runtime.audit_file import write_log
+    from runtime.audit.file import write_log
 
     with opened_database(database) as (store, run):
         log = store.tenant(tenant)
@@ -122,7 +122,7 @@ def key(
 ) -> None:
     """Print the public key that verifies this installation's seals. Keep a copy elsewhere."""
     from actors.audit_key import create_key, key_path
-    from runtime.seals import SigningKey
+    from runtime.audit.seals import SigningKey
 
     path = key_path(database_settings(database))
     if path is None:
@@ -138,7 +138,7 @@ def key(
 def _given_keys(path: Path | None, database: str | None) -> "list[VerifyingKey]":
     """The keys that are named, else the installation's own; none: signatures are not checked."""
     from actors.audit_key import key_path
-    from runtime.seals import VerifyingKey
+    from runtime.audit.seals import VerifyingKey
 
     own = path or key_path(database_settings(database))
     if own is None or (path is None and not own.exists()):
@@ -148,8 +148,8 @@ def _given_keys(path: Path | None, database: str | None) -> "list[VerifyingKey]"
 
 
 def _check_file(path: Path, keys: "list[VerifyingKey]", anchor: str | None) -> "Report":
-    from runtime.audit_check import check_log
-    from runtime.audit_file import read_log
+    from runtime.audit.check import check_log
+    from runtime.audit.file import read_log
 
     try:
         with path.open("rb") as lines:
@@ -162,7 +162,7 @@ def _check_file(path: Path, keys: "list[VerifyingKey]", anchor: str | None) -> "
 def _check_tenant(
     store: "Store", run: Run, tenant_id: str, keys: "list[VerifyingKey]", anchor: str | None
 ) -> "Report":
-    from runtime.audit_check import check_log
+    from runtime.audit.check import check_log
 
     log = store.tenant(tenant_id)
     return check_log(tenant_id, _seals(log, run), _rows(log, run), keys=keys, anchor=anchor)

@@ -210,8 +210,8 @@ def _clock(difference_ms: int) -> Finding:
 def check_audit_key(settings: "Settings") -> Iterator[Finding]:
     """Whether the audit log's seals are signed."""
     from actors.audit_key import key_path
+    from runtime.audit.seals import SigningKey
     from runtime.errors import BadRequest
-    from runtime.seals import SigningKey
 
     try:
         path = key_path(settings)

@@ -10,7 +10,7 @@ from api.cli.exits import EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE, CliError
 
 if TYPE_CHECKING:
     from actors.settings import Settings
-    from runtime.audit import Origin
+    from runtime.audit.entries import Origin
     from runtime.store.port import Store
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def opened_database(database: str | None) -> "Iterator[tuple[Store, Callable[[Aw
 
 def command_line() -> "Origin":
     """Who changes the database from here, for the audit log."""
-    from runtime.audit import Origin
+    from runtime.audit.entries import Origin
 
     try:
         user = getpass.getuser()

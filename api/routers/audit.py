@@ -9,8 +9,8 @@ from api.resources import tenant
 from api.routing import answers, declared, router
 from api.schemas import AuditList
 from api.withheld import audit_redactor
-from runtime.admin_audit import ADMIN_EVENTS
-from runtime.audited import AUDITED_TYPES
+from runtime.audit.admin import ADMIN_EVENTS
+from runtime.audit.executions import AUDITED_TYPES
 from runtime.errors import BadRequest
 
 routes = router("audit")

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 from sqlalchemy.dialects import postgresql, sqlite
 
-from runtime.audit import ROW_FIELDS, AuditEntry, Chains, moved_heads
+from runtime.audit.entries import ROW_FIELDS, AuditEntry, Chains, moved_heads
 from runtime.store.sql import Statement, clock_ms, param
 from runtime.store.tables import audit, audit_chains
 

@@ -6,8 +6,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from runtime.audit import ROW_FIELDS
-from runtime.seals import Head, Seal, decode_heads, encode_heads
+from runtime.audit.entries import ROW_FIELDS
+from runtime.audit.seals import Head, Seal, decode_heads, encode_heads
 from runtime.store.sealing import ChainState
 from runtime.store.sql import Session, Statement, clock_ms, param
 from runtime.store.tables import audit, audit_chains, audit_seals

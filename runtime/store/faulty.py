@@ -11,7 +11,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Any, cast
 
-from runtime.audit import SYSTEM, Origin
+from runtime.audit.entries import SYSTEM, Origin
 from runtime.errors import OutcomeUnknown, Unavailable
 from runtime.store.port import InboxMessage, Journal, Outcome, Store, SystemStore, TenantStore, Turn
 

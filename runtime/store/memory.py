@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 
 from msgspec.structs import asdict, replace
 
-from runtime import admin_audit as admin
-from runtime.audit import SYSTEM, AuditEntry, AuditRow, Chains, Origin, audit_row, moved_heads
+from runtime.audit import admin
+from runtime.audit.entries import SYSTEM, AuditEntry, AuditRow, Chains, Origin, audit_row, moved_heads
+from runtime.audit.seals import Head, Seal, SigningKey
 from runtime.errors import Conflict, NotFound, Unavailable, ValueRejected
 from runtime.ids import DEFAULT_TENANT
-from runtime.seals import Head, Seal, SigningKey
 from runtime.store.admission import refusal, slots_for_queue, total_usage
 from runtime.store.limits import (
     DEAD_KEPT_MS,

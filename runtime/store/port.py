@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from runtime.audit import SYSTEM, AuditEntry, AuditRow, Origin
+from runtime.audit.entries import SYSTEM, AuditEntry, AuditRow, Origin
+from runtime.audit.seals import Seal, SigningKey
 from runtime.errors import Conflict, LimitReached
-from runtime.seals import Seal, SigningKey
 
 OWNER_GONE_MS = 5_000
 """An owner whose last heartbeat is older than this is gone (by the database's clock)."""

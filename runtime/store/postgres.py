@@ -18,7 +18,7 @@ from psycopg import errors
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.pool import NullPool
 
-from runtime.audit import ROW_FIELDS
+from runtime.audit.entries import ROW_FIELDS
 from runtime.errors import JamjetError, OutcomeUnknown, Unavailable, ValueRejected
 from runtime.store.admission import NO_LIMITS, AdmissionQueries, Gate
 from runtime.store.audit_log import Audited, AuditLog

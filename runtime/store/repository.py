@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from runtime import admin_audit as admin
-from runtime.audit import SYSTEM, AuditEntry, AuditRow, Origin, audit_row
+from runtime.audit import admin
+from runtime.audit.entries import SYSTEM, AuditEntry, AuditRow, Origin, audit_row
+from runtime.audit.seals import Seal, SigningKey
 from runtime.errors import Conflict, NotFound, ValueRejected
 from runtime.ids import DEFAULT_TENANT
-from runtime.seals import Seal, SigningKey
 from runtime.store.admission import slots_for_queue
 from runtime.store.audit_queries import FILTERS, SqlAuditTables, seal_of
 from runtime.store.journal import CommitObserver, GroupCommitJournal

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
-from runtime.audit import GENESIS
-from runtime.seals import Head, Seal, SigningKey, sealed
+from runtime.audit.entries import GENESIS
+from runtime.audit.seals import Head, Seal, SigningKey, sealed
 
 PRUNED_MAX = 5_000
 """Entries that one transaction deletes, about."""

@@ -13,7 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from runtime.audit import AuditEntry
+from runtime.audit.entries import AuditEntry
 from runtime.errors import Unavailable
 from runtime.store.port import Outcome, Turn
 

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.audit import ROW_FIELDS as COLUMNS
-from runtime.audit import AuditEntry, entry_id, row_hash
-from runtime.audit_check import Report, check_log
-from runtime.audit_file import read_log, write_log
-from runtime.seals import SigningKey, seal_hash
+from runtime.audit.check import Report, check_log
+from runtime.audit.entries import ROW_FIELDS as COLUMNS
+from runtime.audit.entries import AuditEntry, entry_id, row_hash
+from runtime.audit.file import read_log, write_log
+from runtime.audit.seals import SigningKey, seal_hash
 from runtime.store import Store, open_store
 
 ENTRIES = 10_000

@@ -8,10 +8,10 @@ import msgspec
 import psycopg
 import pytest
 
-from runtime.audit import IDLE_MS, AuditEntry, AuditRow, Origin
-from runtime.audit_check import Report, check_log
+from runtime.audit.check import Report, check_log
+from runtime.audit.entries import IDLE_MS, AuditEntry, AuditRow, Origin
+from runtime.audit.seals import Seal, SigningKey
 from runtime.errors import Conflict, LimitReached, NotFound, ValueRejected
-from runtime.seals import Seal, SigningKey
 from runtime.store import Outcome, Store, TokenRow, Turn
 from tests.conformance.store_cases import (
     Database,

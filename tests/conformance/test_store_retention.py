@@ -2,7 +2,7 @@
 
 from actors.retention import DAY_MS, retain
 from actors.tenants import Tenants
-from runtime.seals import SigningKey
+from runtime.audit.seals import SigningKey
 from runtime.store import InboxMessage, Store
 from tests.conformance.store_cases import Database, first_turn, next_turn
 from tests.conformance.test_store_audit import audited, entry, report_of

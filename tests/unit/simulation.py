@@ -35,9 +35,9 @@ from actors.port import KeyTaken, SignalRequest, StartRequest
 from actors.recorder import record_start
 from runtime import events as ev
 from runtime import signals as sg
-from runtime.audit import SYSTEM, Origin, event_digest
-from runtime.audit_check import check_log
-from runtime.audited import AUDITED_TYPES
+from runtime.audit.check import check_log
+from runtime.audit.entries import SYSTEM, Origin, event_digest
+from runtime.audit.executions import AUDITED_TYPES
 from runtime.effects import RunNode
 from runtime.errors import Conflict, Forbidden, JamjetError, OutcomeUnknown, Unavailable
 from runtime.graph import encode_graph

@@ -13,8 +13,8 @@ import pytest
 from actors.audit_key import create_key, key_path, signing_key
 from actors.settings import Settings
 from api.cli import main as cli
+from runtime.audit.seals import SigningKey, VerifyingKey
 from runtime.errors import BadRequest
-from runtime.seals import SigningKey, VerifyingKey
 from runtime.store import open_store
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from actors.host import ExecutionHost
 from actors.seat import Seat
-from runtime.audit import AuditEntry, Chains
+from runtime.audit.entries import AuditEntry, Chains
 from runtime.store.port import Outcome, Turn
 from tests.unit.simulation import SOURCES, Checked, Story, Violation, simulate
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from runtime.audit import GENESIS, AuditRow, entry_id, row_hash
-from runtime.seals import Head, Seal, VerifyingKey, seal_hash
+from runtime.audit.entries import GENESIS, AuditRow, entry_id, row_hash
+from runtime.audit.seals import Head, Seal, VerifyingKey, seal_hash
 
 
 class Problem(msgspec.Struct, frozen=True):

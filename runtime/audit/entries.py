@@ -3,7 +3,7 @@
 An entry says who did what, and by which request; what an execution did refers to its
 event by sequence and digest. Entries of one tenant that one process writes are a
 *chain*: each has the hash of its own content and of the one before. The store
-appends them (``runtime.store.audit_log``), the Supervisor seals them (``runtime.seals``).
+appends them (``runtime.store.audit_log``), the Supervisor seals them (``runtime.audit.seals``).
 """
 
 import hashlib

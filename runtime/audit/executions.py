@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from runtime import events as ev
-from runtime.audit import AuditEntry, Origin, PolicyDecision, event_digest
+from runtime.audit.entries import AuditEntry, Origin, PolicyDecision, event_digest
 from runtime.events import Event
 from runtime.store.port import EventRow
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from runtime.audit import AuditRow
+from runtime.audit.entries import AuditRow
+from runtime.audit.seals import Seal
 from runtime.errors import BadRequest
-from runtime.seals import Seal
 
 FORMAT = 1
 

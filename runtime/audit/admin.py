@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.audit import SYSTEM, AuditEntry, Origin
+from runtime.audit.entries import SYSTEM, AuditEntry, Origin
 
 if TYPE_CHECKING:
     from runtime.store.port import TenantRow, TokenRow, WorkflowRow

@@ -1,0 +1,1 @@
+"""The audit log: entries in chains, seals over them, and their verification."""
