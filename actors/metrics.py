@@ -167,7 +167,9 @@ class Metrics:
             "jamjet_execution_seconds", "From an execution's start to its end.", ("status",), bounds=SLOW_S
         )
         self.turns = Counter(
-            "jamjet_turns", "Turns: committed, fenced, key_taken, refused or rejected.", ("outcome",)
+            "jamjet_turns",
+            "Turns: committed, refused, rejected, or an outcome of the store such as fenced or no_slot.",
+            ("outcome",),
         )
         self.turn_seconds = Histogram(
             "jamjet_turn_seconds", "From taking signals to their turn's being durable.", bounds=FAST_S

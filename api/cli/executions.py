@@ -39,6 +39,9 @@ def run(
     input_file: Annotated[Path | None, typer.Option(help="A file with the input.", metavar="FILE")] = None,
     version: Annotated[str | None, typer.Option(help="The version of a registered workflow.")] = None,
     isolation: Annotated[Isolation | None, typer.Option(help="Its process: shared or its own.")] = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Wait for a slot where the tenant runs as many as it may.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it to its end.")] = True,
     stream: Annotated[bool, typer.Option("--stream", help="Show what models say, as they say it.")] = False,
     timeout_s: Annotated[
@@ -61,6 +64,8 @@ def run(
         start = {**_target(client, workflow, version), "input": given}
         if isolation is not None:
             start["isolation"] = isolation.value
+        if queue:
+            start["queue"] = True
         execution_id = client.post("/executions", start)["execution_id"]
         if not wait:
             _print_id(execution_id, output)

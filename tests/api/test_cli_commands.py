@@ -39,14 +39,22 @@ class TestRun:
     ) -> None:
         completed(stub, event(1, "WorkflowStarted"), event(2, "WorkflowCompleted"))
 
-        assert cli.main(["run", "greet", "--input", '{"name": "Ada"}', "--isolation", "dedicated"]) == 0
+        assert (
+            cli.main(["run", "greet", "--input", '{"name": "Ada"}', "--isolation", "dedicated", "--queue"])
+            == 0
+        )
 
         out, err = capsys.readouterr()
         assert json.loads(out) == {"answer": 42}
         assert "WorkflowStarted" in err
         assert f"{EXECUTION} completed" in err
         sent = stub.sent("POST /executions")
-        assert sent["body"] == {"workflow_id": "greet", "input": {"name": "Ada"}, "isolation": "dedicated"}
+        assert sent["body"] == {
+            "workflow_id": "greet",
+            "input": {"name": "Ada"},
+            "isolation": "dedicated",
+            "queue": True,
+        }
         assert len(sent["headers"]["idempotency-key"]) == 32
 
     def test_a_yaml_file_is_registered_first(self, stub: Stub, tmp_path: Path) -> None:
@@ -380,6 +388,7 @@ class TestTenants:
             ([], {"name": "acme"}),
             (["--name", "Acme Corp"], {"name": "Acme Corp"}),
             (["--limits", '{"max_workflows": 3}'], {"name": "acme", "limits": {"max_workflows": 3}}),
+            (["--policy", '{"blocked_tools": ["x"]}'], {"name": "acme", "policy": {"blocked_tools": ["x"]}}),
         ],
     )
     def test_one_is_made(self, stub: Stub, options: list[str], more: dict[str, Any]) -> None:
@@ -395,6 +404,7 @@ class TestTenants:
             (["--name", "Other"], {"name": "Other"}),
             (["--status", "suspended"], {"status": "suspended"}),
             (["--limits", "{}"], {"limits": {}}),
+            (["--policy", "{}"], {"policy": {}}),
         ],
     )
     def test_one_is_changed_by_what_is_given(
@@ -407,7 +417,7 @@ class TestTenants:
         assert stub.sent("PUT /tenants/acme")["body"] == body
         assert capsys.readouterr() == ("", "changed tenant acme\n")
 
-    @pytest.mark.parametrize("options", [[], ["--status", "closed"], ["--limits", "[]"], ["--limits", "{"]])
+    @pytest.mark.parametrize("options", [[], ["--status", "closed"], ["--limits", "[]"], ["--policy", "{"]])
     def test_a_change_of_nothing_or_to_nonsense_exits_with_2(self, stub: Stub, options: list[str]) -> None:
         assert cli.main(["tenants", "update", "acme", *options]) == 2
 
@@ -423,6 +433,29 @@ class TestTenants:
         assert cli.main(["run", "greet.yaml"]) == 5
 
         assert capsys.readouterr().err == f"error: {said}\n"
+
+
+class TestAudit:
+    def test_entries_are_listed_by_what_is_given(
+        self, stub: Stub, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        item = {
+            "id": "audit_ab_1", "execution_id": EXECUTION, "event_type": "node_completed",
+            "actor_id": "agent:greet", "created_at": "2026-03-12T10:00:00.000Z", "node_id": "one",
+            "ip_address": None,
+        }  # fmt: skip
+        stub.on("GET /audit", (200, {"items": [item], "total": 1, "limit": 7, "offset": 0}))
+
+        assert (
+            cli.main(["audit", "list", "--execution", EXECUTION, "--type", "node_completed", "--limit", "7"])
+            == 0
+        )
+
+        out = capsys.readouterr().out
+        assert "agent:greet" in out
+        assert stub.asked[0]["query"] == {
+            "execution_id": EXECUTION, "event_type": "node_completed", "limit": "7", "offset": "0"
+        }  # fmt: skip
 
 
 class TestToken:
