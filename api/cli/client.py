@@ -147,7 +147,7 @@ class ApiClient:
             else:
                 if response.status_code not in _TEMPORARY or delay_s is None:
                     return response
-                delay_s = max(delay_s, _retry_after_s(response))
+                delay_s = max(delay_s, min(_retry_after_s(response), _RETRY_AFTER_MAX_S))
             time.sleep(delay_s)
         raise AssertionError("the last attempt returns or raises")
 
@@ -201,7 +201,7 @@ def _refusal(response: "httpx2.Response") -> str:
     if response.status_code == 401:
         return f"{error}: set JAMJET_TOKEN, or make a token with `jamjet token create`"
     if response.status_code == 429 and "Retry-After" in response.headers:
-        return f"{error}: try again in {int(_retry_after_s(response)) or 1} s"
+        return f"{error}: try again in {_duration(response.headers['Retry-After'])}"
     return error
 
 
@@ -219,7 +219,18 @@ def _exit_of(status: int) -> int:
 
 def _retry_after_s(response: "httpx2.Response") -> float:
     text = response.headers.get("Retry-After", "")
-    return min(float(text), _RETRY_AFTER_MAX_S) if text.isdigit() else 0.0
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0.0
+
+
+def _duration(seconds: str) -> str:
+    """A number of seconds in words; what is no number as it is."""
+    if not seconds.isascii() or not seconds.isdigit():
+        return seconds
+    number = int(seconds) or 1
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if number >= 2 * length:
+            return f"{number // length} {unit}"
+    return f"{number} s"
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
