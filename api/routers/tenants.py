@@ -13,18 +13,18 @@ from api.requests import page, read_json, validated
 from api.resources import principal, resources
 from api.routing import answers, declared, router
 from api.schemas import (
-    Tenant,
     TenantBody,
     TenantChangeBody,
     TenantCreated,
     TenantLimitsBody,
     TenantList,
+    TenantShown,
     TenantUpdated,
 )
 from runtime.errors import BadRequest, NotFound
 from runtime.ids import DEFAULT_TENANT
 from runtime.policy import encode_tenant_policy, parse_tenant_policy
-from runtime.store.port import TenantLimits
+from runtime.store.port import TenantLimits, month_of
 
 routes = router("tenants")
 
@@ -63,13 +63,16 @@ async def list_tenants(request: Request) -> Response:
     return render.answer({"tenants": shown, "total": total, "limit": limit, "offset": offset})
 
 
-@routes.get("/tenants/{tenant_id}", responses=answers(Tenant), openapi_extra=declared("administer"))
+@routes.get("/tenants/{tenant_id}", responses=answers(TenantShown), openapi_extra=declared("administer"))
 async def get_tenant(request: Request, tenant_id: str) -> Response:
-    """One tenant."""
-    row = await resources(request).store.system.tenant_row(tenant_id)
+    """One tenant, and what it has of what its limits are about, in this month of UTC."""
+    system = resources(request).store.system
+    row = await system.tenant_row(tenant_id)
     if row is None:
         raise NotFound(f"tenant {tenant_id}")
-    return render.answer(render.tenant(row))
+    month = month_of(await system.now())
+    use = await system.use_of(tenant_id, month)
+    return render.answer({**render.tenant(row), "usage": {"month": month, **msgspec.structs.asdict(use)}})
 
 
 @routes.put(

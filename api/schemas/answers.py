@@ -210,6 +210,18 @@ class Tenant(BaseModel):
     updated_at: str
 
 
+class TenantUse(BaseModel):
+    month: str
+    tokens: int
+    cost_usd: float
+    executions: int
+    queued: int
+
+
+class TenantShown(Tenant):
+    usage: TenantUse
+
+
 class TenantList(BaseModel):
     tenants: list[Tenant]
     total: int

@@ -184,6 +184,9 @@ async def test_used_up_tokens_are_429_until_the_month_ends(acme: Api) -> None:
 
     assert answer.status_code == 429
     assert answer.json()["limit"] == "max_tokens_per_month"
+    usage = (await acme.get(f"/tenants/{OTHER_TENANT}", role="operator")).json()["usage"]
+    assert usage["tokens"] >= 1
+    assert (usage["executions"], usage["queued"], len(usage["month"])) == (0, 0, 7)
     assert 0 < int(answer.headers["retry-after"]) <= 31 * 86_400 + 1
     await limit(acme, max_tokens_per_month=1_000_000)
     assert (await start(acme, "count")).status_code == 201

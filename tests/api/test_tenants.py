@@ -32,6 +32,7 @@ async def shown(api: Api, tenant_id: str = "initech") -> dict[str, Any]:
     answer = await api.get(f"/tenants/{tenant_id}", role="operator")
     assert answer.status_code == 200
     tenant: dict[str, Any] = answer.json()
+    assert set(tenant.pop("usage")) == {"month", "tokens", "cost_usd", "executions", "queued"}
     return tenant
 
 
