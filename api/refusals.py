@@ -47,9 +47,11 @@ class _Refused:
 class Refusals:
     """The refusals of one replica. Those of the last minute are lost if it is killed."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, every_s: float = EVERY_S) -> None:
         self._store = store
+        self._every_s = every_s
         self._counted: dict[_Key, _Refused] = {}
+        self._closing = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     def note(self, request: Request, error: JamjetError) -> None:
@@ -79,7 +81,8 @@ class Refusals:
 
     async def _write_later(self) -> None:
         while self._counted:
-            await asyncio.sleep(EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._every_s)
             await self._write()
 
     async def _write(self) -> None:
@@ -96,11 +99,10 @@ class Refusals:
 
     async def close(self) -> None:
         """Write what is counted, and stop."""
+        self._closing.set()
         if self._writing is not None:
-            self._writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._writing
-        await self._write()
+            # Not cancelled, as what it is just writing would be lost.
+            await self._writing
 
 
 def _described(request: Request, error: JamjetError) -> _Refused:

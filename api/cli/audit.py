@@ -176,7 +176,7 @@ def _seals(log: "TenantStore", run: Run) -> "Iterator[Seal]":
 
 
 def _rows(log: "TenantStore", run: Run) -> "Iterator[AuditRow]":
-    after = ("", 0)
+    after: tuple[str, int] | None = None
     while page := run(log.audit_rows(after=after, limit=PAGE)):
         yield from page
         after = (page[-1].chain, page[-1].position)

@@ -12,6 +12,7 @@ from api.withheld import audit_redactor
 from runtime.audit.admin import ADMIN_EVENTS
 from runtime.audit.executions import AUDITED_TYPES
 from runtime.errors import BadRequest
+from runtime.ids import parse_execution_id
 
 routes = router("audit")
 
@@ -39,8 +40,9 @@ async def list_audit(request: Request) -> Response:
     event_type = query.get("event_type")
     if event_type is not None and event_type not in EVENT_TYPES:
         raise BadRequest(f"event_type: must be one of {', '.join(EVENT_TYPES)}, not {event_type[:40]!r}")
+    execution_id = query.get("execution_id")
     rows, total = await tenant(request).audit(
-        execution_id=query.get("execution_id"),
+        execution_id=None if execution_id is None else parse_execution_id(execution_id),
         actor_id=query.get("actor_id"),
         event_type=event_type,
         limit=limit,

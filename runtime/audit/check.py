@@ -84,22 +84,25 @@ class _Sealed:
     def read(self, seals: Iterable[Seal]) -> None:
         held = list(seals)
         kept_from, previous = _beginning(held)
-        anchored = self._anchor is None
+        # What the last deleted seal was, the pruning says.
+        names = {f"{kept_from - 1}:{previous}"}
         for number, seal in enumerate(held, start=kept_from):
             where = f"seal {number}"
             if seal.number != number:
                 raise _Bad(where, "is missing")
+            if seal.tenant_id != self._report.tenant_id:
+                raise _Bad(where, f"belongs to tenant {seal.tenant_id}")
             if seal_hash(previous, seal) != seal.hash:
                 raise _Bad(where, "was changed, or the one before it was")
             self._check_signature(seal, where)
             self._take(seal)
             previous = seal.hash
             name = f"{seal.number}:{seal.hash}"
-            anchored = anchored or name == self._anchor
+            names.add(name)
             self._report.seals += 1
             self._report.last_seal = name
-        if not anchored:
-            raise _Bad(f"seal {str(self._anchor).partition(':')[0]}", "is not the one that was kept")
+        if self._anchor is not None and self._anchor not in names:
+            raise _without_anchor(self._anchor, kept_from)
 
     def _check_signature(self, seal: Seal, where: str) -> None:
         if seal.signature is None:
@@ -131,9 +134,19 @@ class _Sealed:
 def _beginning(seals: Sequence[Seal]) -> tuple[int, str]:
     """The number of the first seal that must be there, and the hash before it: as the last pruning says."""
     for seal in reversed(seals):
+        if not isinstance(seal.kept_from, int):
+            raise _Bad(f"seal {seal.number}", "was changed")
         if seal.kept_from:
             return seal.kept_from, seal.kept_after
     return 1, GENESIS
+
+
+def _without_anchor(anchor: str, kept_from: int) -> _Bad:
+    """What to say of a seal that was kept elsewhere, and is not here."""
+    number = anchor.partition(":")[0]
+    if number.isdecimal() and int(number) < kept_from - 1:
+        return _Bad(f"seal {number}", "was pruned, so it cannot be compared any more: keep a newer one")
+    return _Bad(f"seal {number}", "is not the one that was kept")
 
 
 def _check_chains(report: Report, rows: Iterable[AuditRow], known: _Sealed) -> None:
@@ -146,15 +159,7 @@ def _check_chains(report: Report, rows: Iterable[AuditRow], known: _Sealed) -> N
             chain, report.chains = row.chain, report.chains + 1
             last = known.pruned.pop(chain, Head(chain, 0, GENESIS))
             sealed = max(known.heads.get(chain, ()), default=0)
-        expected = last.position + 1
-        if row.position > expected:
-            raise _Bad(entry_id(chain, expected), "is missing")
-        if row.position < expected:
-            raise _Bad(row.id, "was pruned, and is there again")
-        if row_hash(last.hash, row) != row.hash:
-            raise _Bad(row.id, "was changed, or the one before it was")
-        if known.heads.get(chain, {}).get(row.position, row.hash) != row.hash:
-            raise _Bad(row.id, "is not what was sealed")
+        _check_entry(row, last, known)
         last = Head(chain, row.position, row.hash)
         report.entries += 1
     _close(report, known, last, sealed)
@@ -163,6 +168,21 @@ def _check_chains(report: Report, rows: Iterable[AuditRow], known: _Sealed) -> N
         known.heads.pop(head.chain, None)
     for name in known.heads:
         known.expect_end(name, 0)
+
+
+def _check_entry(row: AuditRow, last: Head, known: _Sealed) -> None:
+    """An entry fits the one before it in its chain, and what was sealed of it."""
+    if not isinstance(row.position, int):  # SQLite keeps what it is given
+        raise _Bad(row.id, "was changed")
+    expected = last.position + 1
+    if row.position > expected:
+        raise _Bad(entry_id(row.chain, expected), "is missing")
+    if row.position < expected:
+        raise _Bad(row.id, "was pruned, and is there again")
+    if row_hash(last.hash, row) != row.hash:
+        raise _Bad(row.id, "was changed, or the one before it was")
+    if known.heads.get(row.chain, {}).get(row.position, row.hash) != row.hash:
+        raise _Bad(row.id, "is not what was sealed")
 
 
 def _close(report: Report, known: _Sealed, last: Head, sealed: int) -> None:

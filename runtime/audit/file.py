@@ -40,7 +40,7 @@ def read_log(lines: Iterable[bytes]) -> tuple[str, list[Seal], Iterator[AuditRow
     _, first = next(numbered, (1, b""))
     try:
         header = _header.decode(first)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise BadRequest(f"this is no exported audit log: line 1: {error}") from error
     if header.format != FORMAT:
         raise BadRequest(f"the log has format {header.format}, this release reads {FORMAT}")
@@ -68,6 +68,8 @@ def _parsed(number: int, line: bytes) -> AuditRow | Seal:
         kind = fields.pop("kind", None)
         if kind == "entry":
             return msgspec.convert(fields, AuditRow)
-        return msgspec.convert(fields, Seal)
-    except msgspec.MsgspecError as error:
+        if kind == "seal":
+            return msgspec.convert(fields, Seal)
+    except ValueError as error:
         raise BadRequest(f"line {number}: {error}") from error
+    raise BadRequest(f"line {number}: neither a seal nor an entry")

@@ -74,8 +74,8 @@ def decode_heads(text: str) -> tuple[Head, ...]:
     """Heads from their stored text; what is none of ours becomes a head that no seal was made over."""
     try:
         return _decode_heads(text)
-    except msgspec.MsgspecError:
-        return (Head("", 0, text),)
+    except ValueError:
+        return (Head("", 0, str(text)),)
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class VerifyingKey:
         """Whether the signature over the seal's hash is this key's."""
         try:
             self._key.verify(bytes.fromhex(seal.signature or ""), bytes.fromhex(seal.hash))
-        except (InvalidSignature, ValueError):
+        except (InvalidSignature, ValueError, TypeError):
             return False
         return True
 

@@ -52,12 +52,10 @@ class AuditQueries:
             table.chain > param("chain"),
             sa.and_(table.chain == param("chain"), table.position > param("position")),
         )
-        self.rows = self._make(
-            sa.select(*self._columns)
-            .where(own, table.chain >= param("chain"), after)
-            .order_by(table.chain, table.position)
-            .limit(param("limit"))
-        )
+        rows = sa.select(*self._columns).where(own).order_by(table.chain, table.position)
+        rows = rows.limit(param("limit"))
+        self.first_rows = self._make(rows)
+        self.rows_after = self._make(rows.where(table.chain >= param("chain"), after))
         self.hash_at = self._make(sa.select(table.hash).where(chain, table.position == param("position")))
         self.first_since = self._make(
             sa.select(sa.func.min(table.position)).where(chain, table.created_at >= param("since"))
@@ -81,7 +79,7 @@ class AuditQueries:
         )
         self.tenants_logged = self._make(
             sa.select(table.tenant_id)
-            .union(sa.select(audit_seals.c.tenant_id))
+            .union(sa.select(audit_seals.c.tenant_id), sa.select(audit.c.tenant_id))
             .order_by(sa.literal_column("1"))
         )
         self.mark_sealed = self._make(

@@ -470,9 +470,9 @@ class MemoryTenantStore:
         rows.sort(key=lambda row: (row.created_at, row.chain, row.position), reverse=True)
         return rows[offset : offset + limit], len(rows)
 
-    async def audit_rows(self, *, after: tuple[str, int] = ("", 0), limit: int) -> list[AuditRow]:
+    async def audit_rows(self, *, after: tuple[str, int] | None = None, limit: int) -> list[AuditRow]:
         await self._gate.read()
-        rows = [row for row in self._own_entries() if (row.chain, row.position) > after]
+        rows = [row for row in self._own_entries() if after is None or (row.chain, row.position) > after]
         return sorted(rows, key=lambda row: (row.chain, row.position))[:limit]
 
     def _own_entries(self) -> Iterator[AuditRow]:

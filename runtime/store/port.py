@@ -418,7 +418,7 @@ class TenantStore(Protocol):
     ) -> tuple[list[AuditRow], int]:
         """Entries that match all that is given, the newest first, and how many there are."""
 
-    async def audit_rows(self, *, after: tuple[str, int] = ("", 0), limit: int) -> list[AuditRow]:
+    async def audit_rows(self, *, after: tuple[str, int] | None = None, limit: int) -> list[AuditRow]:
         """Entries after (chain, position), in that order: for verification and export."""
 
     async def seals(self, *, after: int = 0, limit: int) -> list[Seal]:
@@ -530,7 +530,10 @@ class SystemStore(Protocol):
         """
 
     async def prune_audit(self, tenant_id: str, *, before: int, key: SigningKey | None) -> int:
-        """Delete sealed entries older than ``before``, at most a few thousand; returns how many."""
+        """Delete sealed entries older than ``before``, at most a few thousand; returns how many.
+
+        0 also where somebody else seals or prunes at this moment.
+        """
 
 
 class Store(Protocol):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -276,9 +275,13 @@ class SqlTenantStore:
         rows, total = await _known(self._readers, page, _NOTHING)
         return [audit_row(row) for row in rows], total
 
-    async def audit_rows(self, *, after: tuple[str, int] = ("", 0), limit: int) -> list[AuditRow]:
-        values = {"tenant_id": self.tenant_id, "chain": after[0], "position": after[1], "limit": limit}
-        rows = await self._readers.read(lambda session: session.rows(self._queries.audit.rows, **values))
+    async def audit_rows(self, *, after: tuple[str, int] | None = None, limit: int) -> list[AuditRow]:
+        queries = self._queries.audit
+        values: dict[str, Any] = {"tenant_id": self.tenant_id, "limit": limit}
+        if after is not None:
+            values |= {"chain": after[0], "position": after[1]}
+        statement = queries.first_rows if after is None else queries.rows_after
+        rows = await self._readers.read(lambda session: session.rows(statement, **values))
         return [audit_row(row) for row in rows]
 
     async def seals(self, *, after: int = 0, limit: int) -> list[Seal]:
@@ -504,17 +507,19 @@ class SqlSystemStore:
         rows = await self._readers.read(lambda session: session.rows(queries.tenants_to_seal))
         count = 0
         for (tenant_id,) in rows:
-            # Another Supervisor may have sealed meanwhile: then this one's number is taken.
-            with suppress(ValueRejected):
-                count += await self._on_log(tenant_id, lambda tables: seal_log(tables, key))
+            count += await self._on_log(tenant_id, lambda tables: seal_log(tables, key))
         return count
 
     async def prune_audit(self, tenant_id: str, *, before: int, key: SigningKey | None) -> int:
         return await self._on_log(tenant_id, lambda tables: prune_log(tables, before, key))
 
-    async def _on_log(self, tenant_id: str, work: Callable[[AuditTables], T]) -> T:
+    async def _on_log(self, tenant_id: str, work: Callable[[AuditTables], int]) -> int:
         queries = self._queries.audit
-        return await self._journal.run(lambda session: work(SqlAuditTables(session, queries, tenant_id)))
+        try:
+            return await self._journal.run(lambda session: work(SqlAuditTables(session, queries, tenant_id)))
+        except ValueRejected:
+            # Another Supervisor has sealed or pruned meanwhile, and so taken the next seal's number.
+            return 0
 
     async def prune(self) -> dict[str, int]:
         return {table: await self._prune(statement) for table, statement in self._queries.prunes.items()}

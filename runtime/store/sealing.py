@@ -2,11 +2,13 @@
 
 from typing import NamedTuple, Protocol
 
-from runtime.audit.entries import GENESIS
+from runtime.audit.entries import GENESIS, IDLE_MS
 from runtime.audit.seals import Head, Seal, SigningKey, sealed
 
 PRUNED_MAX = 5_000
 """Entries that one transaction deletes, about."""
+SEALS_KEPT_MS = 2 * IDLE_MS
+"""Seals that are younger stay, so that a chain is remembered until its writer would not go on with it."""
 
 
 class ChainState(NamedTuple):
@@ -57,12 +59,13 @@ class AuditTables(Protocol):
 
 def seal_log(tables: AuditTables, key: SigningKey | None) -> bool:
     """Seal what has moved since the last seal; False: nothing has."""
+    newest = tables.last_seal()
     moved = [state for state in tables.chains() if state.position > state.sealed]
     found = [(state.chain, state.position, tables.hash_at(state.chain, state.position)) for state in moved]
     heads = tuple(Head(chain, position, hashed) for chain, position, hashed in found if hashed is not None)
     if not heads:
         return False
-    seal = _insert_next(tables, key, heads=heads)
+    seal = _insert_next(tables, newest, key, heads=heads)
     for head in heads:
         tables.mark_sealed(head, seal.number)
     return True
@@ -74,12 +77,16 @@ def prune_log(tables: AuditTables, before: int, key: SigningKey | None) -> int:
     What goes is the beginning of each chain, and the pruning seal tells where it was cut, so
     that the rest still verifies.
     """
+    newest = tables.last_seal()
     states = tables.chains()
     cuts = _cuts(tables, states, before)
     if not cuts:
         return 0
     last = tables.last_pruning()
-    kept_from, kept_after = _kept_seals(tables, last, before)
+    needed = [state.sealed_by for state in states if cuts.get(state.chain, state.pruned) < state.sealed]
+    kept_from, kept_after = _kept_seals(
+        tables, newest, last, min(before, tables.now() - SEALS_KEPT_MS), needed
+    )
     gone = [
         state.chain
         for state in states
@@ -89,7 +96,7 @@ def prune_log(tables: AuditTables, before: int, key: SigningKey | None) -> int:
     for chain, position in cuts.items():
         heads[chain] = Head(chain, position, tables.hash_at(chain, position) or "")
     pruned = tuple(head for chain, head in sorted(heads.items()) if chain not in gone)
-    _insert_next(tables, key, pruned=pruned, kept_from=kept_from, kept_after=kept_after)
+    _insert_next(tables, newest, key, pruned=pruned, kept_from=kept_from, kept_after=kept_after)
     for chain, position in cuts.items():
         tables.mark_pruned(chain, position)
         tables.delete_entries(chain, position)
@@ -116,13 +123,21 @@ def _cuts(tables: AuditTables, states: list[ChainState], before: int) -> dict[st
     return cuts
 
 
-def _kept_seals(tables: AuditTables, last: Seal | None, before: int) -> tuple[int, str]:
-    """The first seal to be kept, and the hash of the one before it."""
+def _kept_seals(
+    tables: AuditTables, newest: Seal | None, last: Seal | None, before: int, needed: list[int]
+) -> tuple[int, str]:
+    """The first seal to be kept, and the hash of the one before it.
+
+    Args:
+        newest: the last seal.
+        last: the last pruning.
+        needed: seals that stay, however old, as they cover entries that stay.
+    """
     earlier = (1, GENESIS) if last is None else (last.kept_from, last.kept_after)
-    newest = tables.last_seal()
     first = tables.first_seal_since(before)
     if first is None:
         first = 1 if newest is None else newest.number
+    first = min([first, *needed])
     if first <= earlier[0]:
         return earlier
     return first, tables.seal_hash(first - 1) or ""
@@ -130,6 +145,7 @@ def _kept_seals(tables: AuditTables, last: Seal | None, before: int) -> tuple[in
 
 def _insert_next(
     tables: AuditTables,
+    newest: Seal | None,
     key: SigningKey | None,
     *,
     heads: tuple[Head, ...] = (),
@@ -137,8 +153,11 @@ def _insert_next(
     kept_from: int = 0,
     kept_after: str = "",
 ) -> Seal:
-    last = tables.last_seal()
-    number, previous = (1, GENESIS) if last is None else (last.number + 1, last.hash)
+    """Insert the seal after ``newest``, which was read before all that the seal is made of.
+
+    So that whoever sealed or pruned meanwhile has taken its number, and it is refused.
+    """
+    number, previous = (1, GENESIS) if newest is None else (newest.number + 1, newest.hash)
     seal = Seal(
         tenant_id=tables.tenant_id,
         number=number,

@@ -187,7 +187,7 @@ async def test_refused_requests_are_counted_into_one_entry_for_each_caller(bare_
 async def test_refusals_are_written_when_their_minute_is_over(
     bare_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.refusals.EVERY_S", 0.01)
+    monkeypatch.setattr(bare_api.app.state.resources.refusals, "_every_s", 0.01)
     answer = await bare_api.post("/tokens", {"role": "viewer"}, role="viewer")
     assert_refused(answer, 403, "insufficient role — operator required", "forbidden")
 

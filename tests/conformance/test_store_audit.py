@@ -12,7 +12,7 @@ from runtime.audit.check import Report, check_log
 from runtime.audit.entries import IDLE_MS, AuditEntry, AuditRow, Origin
 from runtime.audit.seals import Seal, SigningKey
 from runtime.errors import Conflict, LimitReached, NotFound, ValueRejected
-from runtime.store import Outcome, Store, TokenRow, Turn
+from runtime.store import Outcome, Store, TokenRow, Turn, sealing
 from tests.conformance.store_cases import (
     Database,
     Sql,
@@ -339,6 +339,62 @@ async def test_old_seals_are_pruned_with_what_they_sealed(database: Database) ->
     numbers = [seal.number for seal in await seals_of(store)]
     assert numbers[-1] == 4
     assert len(numbers) < 4
+
+
+async def test_pruning_in_many_steps_keeps_what_is_left_sealed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "PRUNED_MAX", 4)
+    monkeypatch.setattr(sealing, "SEALS_KEPT_MS", -DAY_MS)
+    stores = [await database.open() for _ in range(3)]
+    for store in stores:
+        await store.tenant("default").record(*(entry(number) for number in range(7)))
+        await store.system.seal_audit(None)
+
+    steps = 0
+    while await stores[0].system.prune_audit("default", before=2 * DAY_MS, key=None):
+        steps += 1
+        report = await report_of(stores[0])
+        assert (report.problem, report.unsealed) == (None, 0), f"after {steps} steps"
+    assert steps > 5
+    assert await entries_of(stores[0]) == []
+
+
+async def test_after_everything_is_pruned_its_writer_goes_on(database: Database) -> None:
+    """Also where other chains were sealed later, so that nothing but the pruning seal knows the old one."""
+    stores = [await database.open() for _ in range(2)]
+    for number in range(3):
+        for one in stores:
+            await one.tenant("default").record(entry(number))
+            await stores[0].system.seal_audit(None)
+        while await stores[0].system.prune_audit("default", before=2 * DAY_MS, key=None):
+            pass
+        await assert_whole(stores[0], 0)
+    for one in stores:
+        await one.tenant("default").record(entry(9))
+
+    assert {row.position for row in await entries_of(stores[0])} == {4}
+    await assert_whole(stores[0], 2)
+
+
+async def test_many_who_prune_and_seal_at_once_do_no_harm(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "PRUNED_MAX", 3)
+    monkeypatch.setattr(sealing, "SEALS_KEPT_MS", -DAY_MS)
+    stores = [await database.open() for _ in range(3)]
+    for number in range(20):
+        await asyncio.gather(
+            *(store.tenant("default").record(entry(number), entry(number)) for store in stores)
+        )
+        await asyncio.gather(
+            *(store.system.seal_audit(None) for store in stores),
+            *(
+                store.system.prune_audit("default", before=1_000 + number - behind, key=None)
+                for behind, store in enumerate(stores)
+            ),
+        )
+        assert (await report_of(stores[0])).problem is None
 
 
 def _without_guards(database: Sql) -> str:
