@@ -70,7 +70,7 @@ from runtime.plan import (
     Plan,
     sorted_by_position,
 )
-from runtime.policy import verdict
+from runtime.policy import Verdict, verdict
 from runtime.state import (
     ExecutionState,
     NodeRecord,
@@ -389,27 +389,41 @@ class _Turn:
         self, node: AttemptedNode | JoinNode, visit: int, input: Any, warnings: tuple[str, ...] = ()
     ) -> None:
         """Make the first attempt of a visit, unless a policy forbids it or asks for an approval."""
-        graph = self.plan.graph
-        found = verdict(
-            node, (("tenant", self.moment.policy), ("workflow", graph.policy), ("node", node.policy))
-        )
+        found = self._verdict(node)
         if found is None:
             self._run(node, visit, attempt=1, reason="first", input=input, warnings=warnings)
-            return
-        told: dict[str, Any] = {
-            "node_id": node.id,
-            "visit": visit,
-            "tool": found.tool,
-            "rule": found.rule,
-            "policy_scope": found.scope,
-        }
-        if found.decision == "block":
-            self.emit(ev.PolicyViolation(**told))
-            self.fail_node(node, visit, 0, f"{found.rule} ({found.scope} policy)", "policy_violation")
-            return
+        elif found.decision == "block":
+            self._forbid(node, visit, found)
+        else:
+            self._ask_for_call(node, visit, found, input, warnings)
+
+    def _verdict(self, node: AttemptedNode | JoinNode) -> Verdict | None:
+        graph, tenant = self.plan.graph, self.moment.policy
+        return verdict(node, (("tenant", tenant), ("workflow", graph.policy), ("node", node.policy)))
+
+    def _forbid(self, node: AttemptedNode | JoinNode, visit: int, found: Verdict) -> None:
+        self.emit(
+            ev.PolicyViolation(
+                node_id=node.id, visit=visit, tool=found.tool, rule=found.rule, policy_scope=found.scope
+            )
+        )
+        self.fail_node(node, visit, 0, f"{found.rule} ({found.scope} policy)", "policy_violation")
+
+    def _ask_for_call(
+        self,
+        node: AttemptedNode | JoinNode,
+        visit: int,
+        found: Verdict,
+        input: Any,
+        warnings: tuple[str, ...],
+    ) -> None:
         self.emit(
             ev.ToolApprovalRequired(
-                **told,
+                node_id=node.id,
+                visit=visit,
+                tool=found.tool,
+                rule=found.rule,
+                policy_scope=found.scope,
                 tool_call_hash=tool_call_hash(found.tool, input),
                 input=input,
                 warnings=warnings,
@@ -417,7 +431,11 @@ class _Turn:
         )
 
     def run_approved(self, node: AttemptedNode | JoinNode, record: NodeRecord) -> None:
-        """Make the attempt that a person was asked for."""
+        """Make the attempt that a person was asked for, unless it has been forbidden meanwhile."""
+        found = self._verdict(node)
+        if found is not None and found.decision == "block":
+            self._forbid(node, record.visit, found)
+            return
         self._run(node, record.visit, attempt=1, reason="first", input=record.input)
 
     def _run(

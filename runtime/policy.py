@@ -5,7 +5,7 @@ a broader one forbids, so the order of the levels does not matter to what is all
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -48,8 +48,19 @@ def parse_tenant_policy(value: object) -> TenantPolicy:
 
 
 def decode_tenant_policy(text: str) -> TenantPolicy:
-    """A tenant's policy as its row keeps it."""
-    return NO_POLICY if text == "{}" else _decode(text)
+    """A tenant's policy as its row keeps it. Keys of a later release are passed over, not refused."""
+    if text == "{}":
+        return NO_POLICY
+    try:
+        return _decode(text)
+    except msgspec.ValidationError:
+        fields = msgspec.json.decode(text, type=dict[str, Any])
+        known = {name: fields[name] for name in TenantPolicy.__struct_fields__ if name in fields}
+        if isinstance(known.get("data_policy"), dict):
+            names = DataPolicy.__struct_fields__
+            kept = {name: value for name, value in known["data_policy"].items() if name in names}
+            known["data_policy"] = kept
+        return msgspec.convert(known, TenantPolicy)
 
 
 def encode_tenant_policy(policy: TenantPolicy) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from api.cli.client import ApiClient
 from api.cli.database import database_settings, opened_database
-from api.cli.exits import EXIT_FAILED, EXIT_USAGE, CliError
+from api.cli.exits import EXIT_FAILED, EXIT_NOT_FOUND, EXIT_USAGE, CliError
 from api.cli.options import Database, Form, Token, Url
 from api.cli.output import Output, note, print_json, print_line, print_rows, warn
 
@@ -81,8 +81,8 @@ def verify(
         reports = [_check_file(file, _given_keys(keys, database), seal)]
     else:
         found_keys = _given_keys(keys, database)
-        with opened_database(database) as (store, run):
-            tenants = run(store.system.audited_tenants()) if tenant is None else [tenant]
+        with opened_database(database, must_exist=True) as (store, run):
+            tenants = run(store.system.audited_tenants()) if tenant is None else [_known(store, run, tenant)]
             reports = [_check_tenant(store, run, name, found_keys, seal) for name in tenants]
     _print_reports(reports, output)
     if any(report.problem for report in reports):
@@ -100,8 +100,8 @@ def export(
     """Write a tenant's log as lines of JSON, which `verify --file` checks without the database."""
     from runtime.audit.file import write_log
 
-    with opened_database(database) as (store, run):
-        log = store.tenant(tenant)
+    with opened_database(database, must_exist=True) as (store, run):
+        log = store.tenant(_known(store, run, tenant))
         lines = write_log(tenant, _seals(log, run), _rows(log, run))
         if to is None:
             sys.stdout.buffer.writelines(lines)
@@ -165,7 +165,19 @@ def _check_tenant(
     from runtime.audit.check import check_log
 
     log = store.tenant(tenant_id)
-    return check_log(tenant_id, _seals(log, run), _rows(log, run), keys=keys, anchor=anchor)
+    # Once more where something is wrong: it may have been pruned between the reading of seals and entries.
+    for _ in range(2):
+        report = check_log(tenant_id, _seals(log, run), _rows(log, run), keys=keys, anchor=anchor)
+        if report.problem is None:
+            break
+    return report
+
+
+def _known(store: "Store", run: Run, tenant_id: str) -> str:
+    """A tenant that there is, or of which there is a log."""
+    if tenant_id in run(store.system.audited_tenants()) or run(store.system.tenant_row(tenant_id)):
+        return tenant_id
+    raise CliError(f"there is no tenant {tenant_id!r}: see `jamjet tenants list`", EXIT_NOT_FOUND)
 
 
 def _seals(log: "TenantStore", run: Run) -> "Iterator[Seal]":

@@ -32,21 +32,31 @@ def on_database(database: str | None, work: "Callable[[Store], Awaitable[T]]") -
 
 
 @contextmanager
-def opened_database(database: str | None) -> "Iterator[tuple[Store, Callable[[Awaitable[T]], T]]]":
+def opened_database(
+    database: str | None, *, must_exist: bool = False
+) -> "Iterator[tuple[Store, Callable[[Awaitable[T]], T]]]":
     """The opened and migrated database, and how to wait for what it is asked.
+
+    Args:
+        must_exist: whether a SQLite file that is missing is an error, rather than made.
 
     Raises:
         CliError: what a command says of the errors of a store.
     """
     from runtime.errors import JamjetError, NotFound, Unavailable
     from runtime.store import open_store
+    from runtime.store.url import SqliteUrl, parse_url
 
     async def waited(asked: Awaitable[T]) -> T:
         return await asked
 
     with asyncio.Runner() as runner:
         try:
-            store = runner.run(open_store(database_settings(database).database_url))
+            url = database_settings(database).database_url
+            target = parse_url(url)
+            if must_exist and isinstance(target, SqliteUrl) and not target.path.exists():
+                raise CliError(f"there is no database {str(target.path)!r}: see --db", EXIT_NOT_FOUND)
+            store = runner.run(open_store(url))
             try:
                 yield store, lambda asked: runner.run(waited(asked))
             finally:

@@ -113,8 +113,24 @@ def test_without_a_key_it_says_what_was_not_checked(sealed: Path, capsys: pytest
     assert "signatures are not checked" in capsys.readouterr().err
 
 
-def test_a_database_without_a_log_verifies(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_without_a_log_verifies(sealed: Path) -> None:
+    tampered(sealed, "DELETE FROM audit_seals")
+    with sqlite3.connect(sealed) as connection:
+        connection.execute("DELETE FROM audit")
+        connection.execute("DELETE FROM audit_chains")
     assert run("verify") == 0
+
+
+def test_what_is_not_there_does_not_verify(
+    sealed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", "--tenant", "nobody") == 3
+    assert "there is no tenant 'nobody'" in capsys.readouterr().err
+    mistyped = tmp_path / "runtme.db"
+    for command in ("verify", "export"):
+        assert run(command, "--db", str(mistyped)) == 3
+        assert "there is no database" in capsys.readouterr().err
+    assert not mistyped.exists()
 
 
 # --- export ---------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from runtime import signals as sg
 from runtime.errors import BadRequest, Conflict
 from runtime.graph import HttpNode, JoinNode, ModelNode, RetryPolicy, ToolPolicy
-from runtime.policy import TenantPolicy, matches, parse_tenant_policy, verdict
+from runtime.policy import TenantPolicy, decode_tenant_policy, matches, parse_tenant_policy, verdict
+from runtime.redaction import DataPolicy
 from runtime.state import waiting_on
 from tests.unit.machine_driver import Driver, graph_of, step
 
@@ -166,6 +167,22 @@ def test_a_call_waits_for_its_approval_and_is_made_with_the_input_that_was_shown
     assert drive.data == {"sum": 7, "note": "ok"}
     assert drive.ok("pay", "done")[-1] == "WorkflowCompleted"
     assert drive.data["paid"] == "done"
+
+
+def test_a_call_that_is_forbidden_while_it_waits_is_not_made_though_it_is_approved() -> None:
+    drive = started("pay>end")
+    drive.policy = TenantPolicy(blocked_tools=("steps:*",))
+
+    assert drive.approve() == [
+        "ApprovalReceived pay", "PolicyViolation pay", "NodeFailed pay policy_violation", "WorkflowFailed pay"
+    ]  # fmt: skip
+
+
+def test_a_policy_of_a_later_release_can_still_be_read() -> None:
+    text = '{"blocked_tools":["x"],"later":1,"data_policy":{"pii_detectors":["email"],"later":{}}}'
+    found = decode_tenant_policy(text)
+    assert found.blocked_tools == ("x",)
+    assert found.data_policy == DataPolicy(pii_detectors=("email",))
 
 
 def test_a_rejected_call_fails_its_node() -> None:
