@@ -55,6 +55,7 @@ class Supervisor:
         self._tenants = Tenants()
         self._audit_key: SigningKey | None = None
         self._sealed_at = 0.0
+        self._retained_at = 0.0
         self._pruned_at = 0.0
         self._measured_at = 0.0
         self._trusts_silence_at = 0.0
@@ -93,9 +94,10 @@ class Supervisor:
         await self._bury(executors)
         await self._promote(executors, nodes)
         await self._sweep(executors)
+        await self._prune()
         await self._measure()
         await self._seal()
-        await self._prune()
+        await self._retain()
 
     # --- the fleet ------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class Supervisor:
         if now - self._sealed_at > SEAL_EVERY_S:
             self._sealed_at = now
             if self._audit_key is None:
-                # A key that cannot be read holds up sealing and pruning, and nothing else.
+                # A key that cannot be read holds up sealing and retention, and nothing else.
                 self._audit_key = await asyncio.to_thread(signing_key, self._settings)
             await self._store.system.seal_audit(self._audit_key)
 
@@ -215,6 +217,13 @@ class Supervisor:
         if now - self._pruned_at > PRUNE_EVERY_S:
             self._pruned_at = now
             await self._store.system.prune()
+
+    async def _retain(self) -> None:
+        """Forget what tenants want forgotten. After the first seal: then the key is there."""
+        assert self._store is not None
+        now = asyncio.get_running_loop().time()
+        if now - self._retained_at > PRUNE_EVERY_S:
+            self._retained_at = now
             await self._tenants.refresh(self._store.system)
             await retain(self._store.system, self._tenants, self._audit_key)
 

@@ -1,7 +1,11 @@
 """What an owner knows of tenants: read again once a second, so never older than that by much."""
 
+import logging
+
 from runtime.policy import NO_POLICY, TenantPolicy, decode_tenant_policy
 from runtime.store.port import SystemStore, TenantRow, TenantStatus
+
+log = logging.getLogger("jamjet.host")
 
 OVERLAP_MS = 15_000
 """How far back changes are asked for again: some are committed later than they are dated."""
@@ -27,7 +31,12 @@ class Tenants:
     def _learn(self, row: TenantRow) -> None:
         self._changed_at = max(self._changed_at, row.updated_at)
         self._statuses[row.tenant_id] = row.status
-        self._policies[row.tenant_id] = decode_tenant_policy(row.policy)
+        try:
+            self._policies[row.tenant_id] = decode_tenant_policy(row.policy)
+        except ValueError:
+            # Somebody wrote it there by hand. What it forbids is not known, so nothing may begin.
+            log.exception("tenant %s is held: its policy cannot be read", row.tenant_id)
+            self._statuses[row.tenant_id] = "suspended"
 
     def is_active(self, tenant_id: str) -> bool:
         """Whether its executions may go on. A tenant that is not known yet is taken for active."""

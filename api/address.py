@@ -1,6 +1,7 @@
 """Where a request comes from, as far as that can be believed."""
 
 import ipaddress
+from functools import lru_cache
 
 from fastapi import Request
 
@@ -17,7 +18,12 @@ def client_address(request: Request) -> str | None:
     told = request.headers.get(HEADER)
     if told is None and request.client is not None:
         told = request.client.host
+    return None if told is None else _normalised(told)
+
+
+@lru_cache(maxsize=4_096)
+def _normalised(text: str) -> str | None:
     try:
-        return None if told is None else ipaddress.ip_address(told.strip()).compressed
+        return ipaddress.ip_address(text.strip()).compressed
     except ValueError:
         return None

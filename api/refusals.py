@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from api.address import client_address
 from api.auth import Principal, token_hash
 from api.origin import origin_of
 from runtime.audit.admin import requests_refused
-from runtime.audit.entries import Origin
+from runtime.audit.entries import AuditEntry, Origin
 from runtime.errors import Forbidden, JamjetError, Unauthorized
 from runtime.ids import DEFAULT_TENANT
 from runtime.store.port import Store
@@ -39,9 +38,10 @@ class _Refused:
     count: int = 0
     paths: list[str] = field(default_factory=list)
 
-    def entry(self) -> Any:
-        facts: Mapping[str, Any] = {"token_hash": self.token_hash, "paths": self.paths}
-        return requests_refused(self.origin, status=self.status, count=self.count, **facts)
+    def entry(self) -> AuditEntry:
+        return requests_refused(
+            self.origin, status=self.status, count=self.count, token_hash=self.token_hash, paths=self.paths
+        )
 
 
 class Refusals:

@@ -115,6 +115,13 @@ def event(
     fields.pop("type", None)
     if shape == "typed":
         fields = {**_defaults(row), **fields}
+        if row.type == "tool_approval_required":
+            # As JamJet's clients know it, beside what is ours.
+            fields |= {
+                "tool_name": fields["tool"],
+                "approver": "human",
+                "context": {"input": fields.get("input")},
+            }
     if row.type == "workflow_completed":
         fields["final_state"] = final_state
     if withheld is not None:

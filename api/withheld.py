@@ -12,7 +12,7 @@ from runtime.redaction import DataPolicy, Redactor, merged
 
 PAYLOADS = (
     "initial_input", "final_state", "input", "output", "state_patch", "payload", "error", "description",
-    "comment", "user_id", "reason", "rule",
+    "comment", "user_id", "reason", "rule", "correlation_key", "consumed_key", "context",
 )  # fmt: skip
 """The fields of events that hold what people, functions and models said."""
 

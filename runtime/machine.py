@@ -393,7 +393,7 @@ class _Turn:
         if found is None:
             self._run(node, visit, attempt=1, reason="first", input=input, warnings=warnings)
         elif found.decision == "block":
-            self._forbid(node, visit, found)
+            self._forbid(node, visit, 0, found)
         else:
             self._ask_for_call(node, visit, found, input, warnings)
 
@@ -401,13 +401,13 @@ class _Turn:
         graph, tenant = self.plan.graph, self.moment.policy
         return verdict(node, (("tenant", tenant), ("workflow", graph.policy), ("node", node.policy)))
 
-    def _forbid(self, node: AttemptedNode | JoinNode, visit: int, found: Verdict) -> None:
+    def _forbid(self, node: AttemptedNode | JoinNode, visit: int, attempt: int, found: Verdict) -> None:
         self.emit(
             ev.PolicyViolation(
                 node_id=node.id, visit=visit, tool=found.tool, rule=found.rule, policy_scope=found.scope
             )
         )
-        self.fail_node(node, visit, 0, f"{found.rule} ({found.scope} policy)", "policy_violation")
+        self.fail_node(node, visit, attempt, f"{found.rule} ({found.scope} policy)", "policy_violation")
 
     def _ask_for_call(
         self,
@@ -432,11 +432,16 @@ class _Turn:
 
     def run_approved(self, node: AttemptedNode | JoinNode, record: NodeRecord) -> None:
         """Make the attempt that a person was asked for, unless it has been forbidden meanwhile."""
+        if not self._forbidden(node, record):
+            self._run(node, record.visit, attempt=1, reason="first", input=record.input)
+
+    def _forbidden(self, node: AttemptedNode | JoinNode, record: NodeRecord) -> bool:
+        """Whether a policy forbids the call that a visit has come to; then the visit has failed."""
         found = self._verdict(node)
-        if found is not None and found.decision == "block":
-            self._forbid(node, record.visit, found)
-            return
-        self._run(node, record.visit, attempt=1, reason="first", input=record.input)
+        if found is None or found.decision != "block":
+            return False
+        self._forbid(node, record.visit, record.attempt, found)
+        return True
 
     def _run(
         self,
@@ -466,9 +471,12 @@ class _Turn:
         )
 
     def try_again(self, node_id: str, reason: Literal["retry", "recovered"]) -> None:
+        """Make the next attempt, unless it was forbidden since the first. Approval is asked for once."""
         record = self.state.node(node_id)
         node = self.plan.nodes[node_id]
         assert isinstance(node, AttemptedNode | JoinNode)
+        if self._forbidden(node, record):
+            return
         self._run(node, record.visit, attempt=record.attempt + 1, reason=reason)
 
     def scope(self, node_id: str, output: Any = None, data: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -798,6 +806,10 @@ def _approve(turn: _Turn, signal: sg.Approve) -> dict[str, Any]:
     node_id = _approval_target(turn, signal)
     record = turn.state.node(node_id)
     node = turn.plan.nodes[node_id]
+    if turn.state.held is not None and not isinstance(node, HumanApprovalNode):
+        raise Conflict(
+            f"execution {turn.state.execution_id} is held, so the call of {node_id} cannot begin now"
+        )
     # Too large a patch is the sender's mistake, not the end of the execution.
     turn.state_with(signal.state_patch, None, None)
     turn.emit(

@@ -16,7 +16,8 @@ _ANSWER_SLACK_S = 10.0
 _PAUSE_S = 0.5
 """Between two polls of a server that answers at once with nothing new."""
 
-_SHOWN = ("error", "decision", "user_id", "comment", "correlation_key", "delay_ms", "reason", "description")
+_SHOWN = ("error", "decision", "user_id", "comment", "correlation_key", "delay_ms", "reason", "description",
+          "rule")  # fmt: skip
 """What of an event's data belongs in its one line."""
 
 
@@ -79,14 +80,14 @@ def describe(event: dict[str, Any]) -> str:
 def show(event: dict[str, Any], execution_id: str) -> None:
     """Tell the person at the terminal of one event, and what it asks of them."""
     note(describe(event))
-    if event["kind"] == "InterruptRaised":
+    if event["kind"] in ("InterruptRaised", "ToolApprovalRequired"):
         note(how_to_continue(event, execution_id))
 
 
 def how_to_continue(event: dict[str, Any], execution_id: str) -> str:
     """The command that answers a wait, ready to be copied."""
     data = {**event, **(event.get("data") or {})}
-    if data.get("reason") == "approval":
+    if data.get("reason") == "approval" or event["kind"] == "ToolApprovalRequired":
         return (
             f"waiting for a decision: jamjet approve {execution_id}"
             f" --node {data.get('node_id')} --decision approved   (or rejected)"

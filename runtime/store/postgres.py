@@ -126,12 +126,11 @@ class PostgresWriter:
         """Tenants that had limits when last seen: one statement is not enough for their starts."""
 
     def commit(self, turns: Sequence[Turn]) -> list[Outcome]:
-        document = _encode(turns)
-        in_steps = any(turn.idempotency is not None or turn.tenant_id in self._gated for turn in turns)
+        in_steps = self._is_gated(turns) or any(turn.idempotency is not None for turn in turns)
         for _ in range(TRIES_MAX):
             found = None
             if not in_steps:
-                found = self._commit_at_once(document, turns)
+                found = self._commit_at_once(turns)
                 # Some member lost, and with it the hashes of what comes after it.
                 in_steps = found is _SOME_LOST
             if in_steps:
@@ -146,14 +145,13 @@ class PostgresWriter:
             connection.execute("BEGIN")
             session = Session(connection)
             result = query(session)
-            self._audit.append(connection.cursor(), session.audited)
         except JamjetError:
             self._rollback(connection)
             raise
         except Exception as error:
             self._rollback(connection)
             raise _failure(error) from error
-        self._send_commit(connection)
+        self._send_commit(connection, session.audited)
         return result
 
     def close(self) -> None:
@@ -170,9 +168,13 @@ class PostgresWriter:
         self._connection = self._backoff.attempt(self._database.connect_writer)
         return self._connection
 
-    def _commit_at_once(self, document: str, turns: Sequence[Turn]) -> dict[str, str] | None:
+    def _is_gated(self, turns: Sequence[Turn]) -> bool:
+        return any(turn.admission is not None and turn.tenant_id in self._gated for turn in turns)
+
+    def _commit_at_once(self, turns: Sequence[Turn]) -> dict[str, str] | None:
         """One statement. None: it is to be tried again; ``_SOME_LOST``: in steps."""
         connection = self._ready()
+        document = _encode(turns)
         chains = self._audit.chains
         entries = msgspec.json.encode(chains.propose(_audited(turns))).decode()
         try:
@@ -190,13 +192,30 @@ class PostgresWriter:
         return {row[0]: row[1] for row in rows}
 
     def _commit_in_steps(self, turns: Sequence[Turn]) -> dict[str, str] | None:
-        """Let turns in, commit those, then the entries of those that won. None: it is to be tried again."""
+        """The turns, then the entries of those that won, and COMMIT. None: it is to be tried again.
+
+        Two round trips, unless a tenant has limits: then its turns are let in first, one by one.
+        """
         connection = self._ready()
+        wanted = sorted({turn.tenant_id for turn in turns if turn.admission is not None})
+        is_gated = self._is_gated(turns)
         try:
-            connection.execute("BEGIN")
-            found = self._refusals(connection, turns)
-            left = [turn for turn in turns if turn.execution_id not in found]
-            rows = connection.execute(GROUP, (_encode(left),), prepare=True).fetchall() if left else []
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                lock = connection.execute(LOCK_TENANTS, (wanted,)) if wanted else None
+                group = None if is_gated else connection.execute(GROUP, (_encode(turns),), prepare=True)
+            locked = set() if lock is None else {row[0] for row in lock.fetchall()}
+            self._gated = self._gated.difference(wanted) | locked
+            if group is not None and locked:
+                # Its turns were not let in: once more, now that it is known to have limits.
+                self._rollback(connection)
+                return None
+            found: dict[str, str] = {}
+            if group is None:
+                found = self._refusals(connection, turns, locked)
+                left = [turn for turn in turns if turn.execution_id not in found]
+                group = connection.execute(GROUP, (_encode(left),), prepare=True)
+            rows = group.fetchall()
         except _TRANSIENT:
             self._rollback(connection)
             return None
@@ -208,17 +227,13 @@ class PostgresWriter:
             return None
         found |= {row[0]: row[1] for row in rows}
         won = [turn for turn in turns if found[turn.execution_id] == Outcome.COMMITTED]
-        self._append(connection, _audited(won))
-        self._send_commit(connection)
+        self._send_commit(connection, _audited(won))
         return found
 
-    def _refusals(self, connection: psycopg.Connection[Any], turns: Sequence[Turn]) -> dict[str, str]:
-        """Which turns are not let in, and why, with their tenants locked until the end of the transaction."""
-        wanted = {turn.tenant_id for turn in turns if turn.admission is not None}
-        if not wanted:
-            return {}
-        locked = {row[0] for row in connection.execute(LOCK_TENANTS, (sorted(wanted),)).fetchall()}
-        self._gated = (self._gated - wanted) | locked
+    def _refusals(
+        self, connection: psycopg.Connection[Any], turns: Sequence[Turn], locked: set[str]
+    ) -> dict[str, str]:
+        """Which turns of tenants that are locked are not let in, and why."""
         gate = Gate(Session(connection), self._admission)
         refused: dict[str, str] = {}
         for turn in turns:
@@ -229,16 +244,12 @@ class PostgresWriter:
                 refused[turn.execution_id] = outcome
         return refused
 
-    def _append(self, connection: psycopg.Connection[Any], entries: Sequence[Audited]) -> None:
+    def _send_commit(self, connection: psycopg.Connection[Any], entries: Sequence[Audited]) -> None:
+        """The audit entries and COMMIT, in one round trip."""
         try:
-            self._audit.append(connection.cursor(), entries)
-        except Exception as error:
-            self._rollback(connection)
-            raise _failure(error) from error
-
-    def _send_commit(self, connection: psycopg.Connection[Any]) -> None:
-        try:
-            connection.execute("COMMIT")
+            with connection.pipeline():
+                self._audit.append(connection.cursor(), entries)
+                connection.execute("COMMIT")
         except Exception as error:
             if connection.broken or connection.closed:
                 self._audit.chains.begin_anew()

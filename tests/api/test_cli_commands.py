@@ -128,6 +128,18 @@ class TestRun:
 
         assert said in capsys.readouterr().err
 
+    def test_a_call_that_needs_an_approval_is_shown_with_the_command_that_decides_it(
+        self, stub: Stub, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        asked = event(1, "ToolApprovalRequired", node_id="pay", data={"rule": "tool 'http' matches 'http'"})
+        completed(stub, asked, event(2, "WorkflowCompleted"))
+
+        assert cli.main(["run", "greet"]) == 0
+
+        err = capsys.readouterr().err
+        assert "tool 'http' matches 'http'" in err
+        assert f"jamjet approve {EXECUTION} --node pay --decision approved" in err
+
     def test_no_wait_prints_the_id_alone(self, stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
         completed(stub)
 

@@ -173,6 +173,12 @@ async def test_a_call_waits_for_its_approval_over_rest(api: Api) -> None:
 
     (pending,) = (await api.get(f"/executions/{execution_id}/approvals", role=DEVELOPER)).json()["pending"]
     assert (pending["tool_name"], pending["node_id"]) == ("steps:count", "only")
+    typed = (await api.get(f"/executions/{execution_id}/events?shape=typed", role=DEVELOPER)).json()["events"]
+    asked = typed[-1]["kind"]
+    assert (asked["type"], asked["tool_name"], asked["approver"]) == (
+        "tool_approval_required", "steps:count", "human"
+    )  # fmt: skip
+    assert set(asked["context"]) == {"input"}
     assert "require" not in pending["context"]["rule"]
     body = {"decision": "approved", "state_patch": {"n": 41}}
     answer = await api.post(f"/executions/{execution_id}/approve", body, role=DEVELOPER)

@@ -19,6 +19,7 @@ from runtime.graph import (
     Node,
     ParallelNode,
     RetryPolicy,
+    ToolPolicy,
     WaitNode,
 )
 from runtime.ir.loops import Shape
@@ -27,6 +28,8 @@ from runtime.state import ExecutionState, apply, check_invariants, is_terminal, 
 from tests.unit.machine_driver import EXECUTION_ID, Driver, edge_of, graph_of, step
 
 VISITS_MAX = 40
+ASKS = ToolPolicy(require_approval_for=("steps:b", "steps:d", "m:*"))
+BLOCKS = ToolPolicy(blocked_tools=("steps:c",), require_approval_for=("steps:d",))
 
 # --- graphs ---------------------------------------------------------------------------------------
 
@@ -91,6 +94,7 @@ def graphs(draw: st.DrawFn) -> Graph:
         merges={"log": "append"},
         max_steps=VISITS_MAX,
         timeout_ms=draw(st.sampled_from([None, None, 5_000])),
+        policy=draw(st.sampled_from([None, None, ASKS, BLOCKS])),
     )
 
 
@@ -112,7 +116,7 @@ def do(drive: Driver, move: Move) -> None:
     what, whom, how = move
     state = drive.state
     running = [node_id for node_id, record in state.nodes.items() if record.phase == "running"]
-    asking = [node_id for node_id, record in state.nodes.items() if record.waits_for == "approval"]
+    asking = decidable(drive)
     if what == "ok" and running:
         patch, output = PATCHES[how % len(PATCHES)], OUTPUTS[how % len(OUTPUTS)]
         drive.ok(running[whom % len(running)], output, state_patch=patch)
@@ -134,6 +138,14 @@ def do(drive: Driver, move: Move) -> None:
     elif what == "cancel" and not is_terminal(state) and how == 11:
         drive.cancel()
         assert drive.status == "cancelled"
+
+
+def decidable(drive: Driver) -> list[str]:
+    """The nodes whose approval may be decided now: not that of a call, while the execution is held."""
+    asking = [n for n, record in drive.state.nodes.items() if record.waits_for == "approval"]
+    if drive.state.held is None:
+        return asking
+    return [node_id for node_id in asking if isinstance(drive.plan.nodes[node_id], HumanApprovalNode)]
 
 
 def be_late(drive: Driver, node_id: str, visit: int, attempt: int) -> None:
@@ -217,6 +229,7 @@ def check_event(drive: Driver, state: ExecutionState, event: ev.Event, at: int) 
     if isinstance(event, ev.NodeStarted):
         assert event.attempt == state.node(event.node_id).attempt + 1
         assert state.failing is None or event.reason == "recovered"
+        assert state.held is None or event.reason == "recovered"
     if isinstance(event, ev.TimerFired | ev.WorkflowCompleted | ev.LoopEnded):
         assert state.held is None
     if isinstance(event, ev.NodeSkipped):

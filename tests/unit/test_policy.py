@@ -178,6 +178,28 @@ def test_a_call_that_is_forbidden_while_it_waits_is_not_made_though_it_is_approv
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("after", ["retry", "recovered"])
+def test_a_call_that_is_forbidden_after_its_first_attempt_is_not_made_again(after: str) -> None:
+    node = step("pay", retry=RetryPolicy(max_attempts=3, initial_delay_ms=10))
+    drive = started("pay>end", nodes=(node,), policy=ToolPolicy())
+    drive.policy = TenantPolicy(blocked_tools=("steps:*",))
+    if after == "retry":
+        drive.error("pay")
+
+    lines = drive.wake() if after == "retry" else drive.recover()
+
+    assert lines == ["PolicyViolation pay", "NodeFailed pay policy_violation", "WorkflowFailed pay"]
+
+
+def test_a_call_is_not_approved_while_its_execution_is_held() -> None:
+    drive = started("pay>end")
+    drive.hold()
+    with pytest.raises(Conflict, match="is held"):
+        drive.approve()
+    drive.release()
+    assert drive.approve()[-1] == "run pay#1"
+
+
 def test_a_policy_of_a_later_release_can_still_be_read() -> None:
     text = '{"blocked_tools":["x"],"later":1,"data_policy":{"pii_detectors":["email"],"later":{}}}'
     found = decode_tenant_policy(text)
