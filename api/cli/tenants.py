@@ -11,7 +11,7 @@ from api.cli.exits import EXIT_USAGE, CliError
 from api.cli.options import Form, Token, Url
 from api.cli.output import Output, note, print_json, print_rows
 
-COLUMNS = ("id", "name", "status", "limits", "created_at", "updated_at")
+COLUMNS = ("id", "name", "status", "limits", "policy", "created_at")
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and change tenants.")
 
