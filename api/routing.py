@@ -11,6 +11,7 @@ from starlette.responses import Response
 from actors import logs
 from api.auth import Access
 from api.errors import error_response, unexpected_response
+from api.requests import VIA
 from api.resources import resources
 from runtime.errors import JamjetError
 
@@ -40,7 +41,9 @@ class SecuredRoute(APIRoute):
             try:
                 if access != "public":
                     authenticator = resources(request).authenticator
-                    caller = await authenticator.authorise(request, access, while_suspended=while_suspended)
+                    caller = await authenticator.authorise(
+                        request, access, while_suspended=while_suspended, counted=VIA not in request.scope
+                    )
                     request.state.principal = caller
                     logs.also_about(tenant_id=caller.tenant_id, **_named_execution(request))
                 answer: Response = await handle(request)

@@ -166,5 +166,13 @@ def _frame(name: str, data: dict[str, Any], sequence: int | None = None) -> byte
     return f"{head}event: {name}\ndata: ".encode() + orjson.dumps(data, default=str) + b"\n\n"
 
 
+def read_frame(data: bytes) -> tuple[str, Any] | None:
+    """The name and the data of one frame as it was sent; None: it has none."""
+    fields = dict(
+        line.split(": ", 1) for line in data.decode().split("\n") if line and not line.startswith(":")
+    )
+    return (fields["event"], orjson.loads(fields["data"])) if "event" in fields else None
+
+
 def _token(token: Token) -> dict[str, Any]:
     return {"node_id": token.node_id, "visit": token.visit, "attempt": token.attempt, "text": token.text}
