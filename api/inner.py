@@ -50,7 +50,7 @@ async def ask(
 
 @contextlib.asynccontextmanager
 async def following(outer: Request, path: str) -> AsyncIterator[AsyncIterator[Frame]]:
-    """The frames of a route that answers with Server-Sent Events; a refusal is the only frame, ``refused``."""
+    """The frames of a route that answers with Server-Sent Events; a refusal is one frame, ``refused``."""
     exchange = _Exchange(outer, "GET", path, None, {})
     running = asyncio.get_running_loop().create_task(exchange.run())
     running.add_done_callback(lambda _: exchange.parts.put_nowait(None))

@@ -15,8 +15,8 @@ WAIT_S_MAX = 60.0
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 VIA = "jamjet.via"
-"""In the scope of a request that is asked from within (``api.inner``): the path of the outer one. No client can
-set it."""
+"""In the scope of a request that is asked from within (``api.inner``): the path of the outer one.
+No client can set it."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
