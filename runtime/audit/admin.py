@@ -8,6 +8,8 @@ import msgspec
 from runtime.audit.entries import SYSTEM, AuditEntry, Origin
 
 if TYPE_CHECKING:
+    from runtime.agents.lifecycle import AgentStatus
+    from runtime.store.agent_port import NewAgent
     from runtime.store.port import TenantRow, TokenRow, WorkflowRow
 
 
@@ -19,7 +21,13 @@ def workflow_registered(by: Origin, row: "WorkflowRow") -> AuditEntry:
 
 def token_created(by: Origin, row: "TokenRow") -> AuditEntry:
     return _entry(
-        by, "token_created", token_id=row.id, name=row.name, role=row.role, expires_at=row.expires_at
+        by,
+        "token_created",
+        token_id=row.id,
+        name=row.name,
+        role=row.role,
+        expires_at=row.expires_at,
+        **({} if row.agent_id is None else {"agent_id": row.agent_id}),
     )
 
 
@@ -49,6 +57,31 @@ def requests_refused(by: Origin, *, status: int, count: int, **facts: Any) -> Au
     return _entry(by, "request_refused", status=status, count=count, **facts)
 
 
+def agent_registered(by: Origin, agent: "NewAgent") -> AuditEntry:
+    return _entry(by, "agent_registered", **_named_card(agent))
+
+
+def agent_card_replaced(by: Origin, agent: "NewAgent") -> AuditEntry:
+    return _entry(by, "agent_card_replaced", **_named_card(agent))
+
+
+def agent_moved(by: Origin, agent_id: str, status: "AgentStatus") -> AuditEntry:
+    """It was activated, paused, deactivated or archived."""
+    return _entry(by, _MOVES[status], agent_id=agent_id)
+
+
+_MOVES: dict["AgentStatus", str] = {
+    "active": "agent_activated",
+    "paused": "agent_paused",
+    "deactivated": "agent_deactivated",
+    "archived": "agent_archived",
+}
+
+
+def _named_card(agent: "NewAgent") -> dict[str, Any]:
+    return {"agent_id": agent.agent_id, "uri": agent.uri, "digest": agent.digest, "found_at": agent.found_at}
+
+
 ADMIN_EVENTS = (
     "workflow_registered",
     "token_created",
@@ -57,6 +90,9 @@ ADMIN_EVENTS = (
     "tenant_updated",
     "request_refused",
     "executions_pruned",
+    "agent_registered",
+    "agent_card_replaced",
+    *_MOVES.values(),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from runtime.audit.entries import SYSTEM, Origin
 from runtime.errors import OutcomeUnknown, Unavailable
+from runtime.store.agent_port import AgentStore, AllAgents
 from runtime.store.port import InboxMessage, Journal, Outcome, Store, SystemStore, TenantStore, Turn
 
 DELAY_MAX_S = 0.05
@@ -44,6 +45,7 @@ TENANT_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "register_workflow": WRITE_FAULTS,
     "workflow": READ_FAULTS,
     "workflows": READ_FAULTS,
+    "exposed_workflows": READ_FAULTS,
     "execution": READ_FAULTS,
     "executions": READ_FAULTS,
     "stored_execution": READ_FAULTS,
@@ -59,6 +61,7 @@ TENANT_CALLS: Mapping[str, tuple[Fault, ...]] = {
 }
 SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
     "now": READ_FAULTS,
+    "installation_key": WRITE_FAULTS,
     "credential": READ_FAULTS,
     "mark_tokens_used": WRITE_FAULTS,
     "create_tenant": WRITE_FAULTS,
@@ -87,6 +90,20 @@ SYSTEM_CALLS: Mapping[str, tuple[Fault, ...]] = {
 }
 
 
+AGENT_CALLS: Mapping[str, tuple[Fault, ...]] = {
+    "register": WRITE_FAULTS,
+    "agent": READ_FAULTS,
+    "agents": READ_FAULTS,
+    "move": WRITE_FAULTS,
+}
+ALL_AGENTS_CALLS: Mapping[str, tuple[Fault, ...]] = {
+    "known": READ_FAULTS,
+    "beat": WRITE_FAULTS,
+    "silence": WRITE_FAULTS,
+    "active_of": READ_FAULTS,
+}
+
+
 class DuplicateCommitted(AssertionError):
     """A turn was committed twice: the store's fence does not hold."""
 
@@ -108,9 +125,13 @@ class FaultyStore:
         self._faults = _Faults(seed, rate, sleep)
         self.journal: Journal = FaultyJournal(store.journal, self._faults)
         self.system = cast(SystemStore, _Proxy(store.system, SYSTEM_CALLS, self._faults))
+        self.all_agents = cast(AllAgents, _Proxy(store.all_agents, ALL_AGENTS_CALLS, self._faults))
 
     def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> TenantStore:
         return cast(TenantStore, _Proxy(self._store.tenant(tenant_id, by), TENANT_CALLS, self._faults))
+
+    def agents(self, tenant_id: str, by: Origin = SYSTEM) -> AgentStore:
+        return cast(AgentStore, _Proxy(self._store.agents(tenant_id, by), AGENT_CALLS, self._faults))
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         await self._faults.run(WRITE_FAULTS, lambda: self._store.send(tenant_id, message))

@@ -16,6 +16,7 @@ from runtime.audit.seals import Head, Seal, SigningKey
 from runtime.errors import Conflict, NotFound, Unavailable, ValueRejected
 from runtime.ids import DEFAULT_TENANT
 from runtime.store.admission import refusal, slots_for_queue, total_usage
+from runtime.store.agent_port import AllAgents
 from runtime.store.limits import (
     DEAD_KEPT_MS,
     DEAD_SHOWN_MS,
@@ -23,6 +24,7 @@ from runtime.store.limits import (
     MESSAGE_LATE_MS,
     SILENT_KEPT_MS,
 )
+from runtime.store.memory_agents import MemoryAgents, MemoryAgentStore, MemoryAllAgents
 from runtime.store.port import (
     BEGUN_STATUSES,
     HELD_STATUSES,
@@ -98,6 +100,8 @@ class MemoryDatabase:
     audit: list[AuditRow] = field(default_factory=list)
     audit_chains: dict[tuple[str, str], ChainState] = field(default_factory=dict)
     seals: dict[str, list[Seal]] = field(default_factory=dict)
+    agents: MemoryAgents = field(default_factory=MemoryAgents)
+    keys: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tenants[DEFAULT_TENANT] = _new_tenant(DEFAULT_TENANT, DEFAULT_TENANT, "{}", "{}", self.clock())
@@ -260,9 +264,13 @@ class MemoryStore:
         self._chains = Chains()
         self.journal: Journal = MemoryJournal(self.database, self._gate, self._chains)
         self.system: SystemStore = MemorySystemStore(self.database, self._gate, self._chains)
+        self.all_agents: AllAgents = MemoryAllAgents(self.database, self._gate, self._chains)
 
     def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> "MemoryTenantStore":
         return MemoryTenantStore(tenant_id, by, self.database, self._gate, self._chains)
+
+    def agents(self, tenant_id: str, by: Origin = SYSTEM) -> MemoryAgentStore:
+        return MemoryAgentStore(tenant_id, by, self.database, self._gate, self._chains)
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         check_row(message, message.execution_id)
@@ -366,6 +374,13 @@ class MemoryTenantStore:
         await self._gate.read()
         rows = self._newest_workflows(workflow_id)
         return [replace(row, ir="", graph="") for row in rows[offset : offset + limit]], len(rows)
+
+    async def exposed_workflows(self, protocol: str) -> list[WorkflowRow]:
+        await self._gate.read()
+        latest: dict[str, WorkflowRow] = {}
+        for row in self._newest_workflows(None):
+            latest.setdefault(row.workflow_id, row)
+        return [row for row in latest.values() if protocol in row.exposed.split(",")]
 
     def _newest_workflows(self, workflow_id: str | None) -> list[WorkflowRow]:
         return [
@@ -501,6 +516,12 @@ class MemorySystemStore:
     async def now(self) -> int:
         await self._gate.read()
         return self._database.clock()
+
+    async def installation_key(self, name: str, fresh: str) -> str:
+        await self._gate.before()
+        pem = self._database.keys.setdefault(name, fresh)
+        await self._gate.after()
+        return pem
 
     async def credential(self, token_hash: str) -> Credential | None:
         await self._gate.read()

@@ -18,6 +18,7 @@ import msgspec
 from runtime.audit.entries import SYSTEM, AuditEntry, AuditRow, Origin
 from runtime.audit.seals import Seal, SigningKey
 from runtime.errors import Conflict, LimitReached
+from runtime.store.agent_port import AgentStore, AllAgents
 
 OWNER_GONE_MS = 5_000
 """An owner whose last heartbeat is older than this is gone (by the database's clock)."""
@@ -219,6 +220,8 @@ class WorkflowRow(msgspec.Struct, frozen=True, kw_only=True):
     ir: str
     graph: str
     created_at: int
+    exposed: str = ""
+    """Protocols other than REST that may start it, in their order and with commas: ``a2a,mcp``."""
 
 
 def version_taken(row: WorkflowRow) -> Conflict:
@@ -241,6 +244,8 @@ class TokenRow(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None = None
     revoked_at: int | None = None
     last_used_at: int | None = None
+    agent_id: str | None = None
+    """The agent that it was made for, whose calls these are."""
 
 
 TenantStatus = Literal["active", "suspended", "archived"]
@@ -374,6 +379,9 @@ class TenantStore(Protocol):
     ) -> tuple[list[WorkflowRow], int]:
         """Versions, newest registration first, and how many there are. ``ir`` and ``graph`` are ''."""
 
+    async def exposed_workflows(self, protocol: str) -> list[WorkflowRow]:
+        """The latest version of each workflow, where that one is exposed to a protocol; newest first."""
+
     async def execution(self, execution_id: str) -> ExecutionRow | None: ...
 
     async def executions(
@@ -433,6 +441,9 @@ class SystemStore(Protocol):
 
     async def now(self) -> int:
         """The database's clock."""
+
+    async def installation_key(self, name: str, fresh: str) -> str:
+        """The private key of that name, as PEM; ``fresh`` becomes it where there is none yet."""
 
     async def credential(self, token_hash: str) -> Credential | None:
         """The token with this hash, and its tenant; one query. None: no such token."""
@@ -541,8 +552,11 @@ class Store(Protocol):
 
     journal: Journal
     system: SystemStore
+    all_agents: AllAgents
 
     def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> TenantStore: ...
+
+    def agents(self, tenant_id: str, by: Origin = SYSTEM) -> AgentStore: ...
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         """Put a message into an inbox outside of any turn (idempotent by message id)."""

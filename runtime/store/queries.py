@@ -6,7 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from runtime.ids import DEFAULT_TENANT
 from runtime.store.admission import AdmissionQueries
+from runtime.store.agent_queries import AgentQueries
 from runtime.store.audit_queries import AuditQueries
 from runtime.store.limits import (
     DEAD_KEPT_MS,
@@ -30,6 +32,7 @@ from runtime.store.sql import Statement, clock_ms, param
 from runtime.store.tables import (
     DORMANT,
     ENDED,
+    EXPOSED,
     HELD,
     OPEN,
     OWNED,
@@ -42,6 +45,7 @@ from runtime.store.tables import (
     executors,
     idempotency,
     inbox,
+    installation_keys,
     snapshots,
     tenants,
     workflows,
@@ -56,6 +60,7 @@ class Queries:
         self._sqlite = dialect.name == "sqlite"
         self.audit = AuditQueries(dialect)
         self.admission = AdmissionQueries(dialect)
+        self.agents = AgentQueries(dialect)
         self.now = self._make(sa.select(clock_ms()))
         self._make_workflows()
         self._make_executions()
@@ -106,6 +111,18 @@ class Queries:
         count = sa.select(sa.func.count()).select_from(workflows)
         self.workflow_page = {False: self._make(page.where(own)), True: self._make(page.where(one))}
         self.workflow_count = {False: self._make(count.where(own)), True: self._make(count.where(one))}
+        # Of each workflow the latest version counts, whichever was exposed before.
+        later = workflows.alias("later")
+        latest = ~sa.exists().where(
+            later.c.tenant_id == table.tenant_id,
+            later.c.workflow_id == table.workflow_id,
+            later.c.position > table.position,
+        )
+        self.exposed_workflows = self._make(
+            sa.select(*columns)
+            .where(own, sa.text(f"workflows.{EXPOSED}"), latest)
+            .order_by(table.position.desc())
+        )
         self.workflow_ids = self._make(
             sa.select(sa.func.count(table.workflow_id.distinct())).select_from(workflows).where(own)
         )
@@ -226,6 +243,13 @@ class Queries:
         table = api_tokens.c
         columns = [table[name] for name in TokenRow.__struct_fields__]
         own = table.tenant_id == param("tenant_id")
+        key = installation_keys.c
+        self.insert_key = self._make(
+            self._insert(installation_keys)
+            .values(name=param("name"), tenant_id=DEFAULT_TENANT, pem=param("pem"), created_at=clock_ms())
+            .on_conflict_do_nothing()
+        )
+        self.key = self._make(sa.select(key.pem).where(key.name == param("name")))
         self.create_token = self._make(self._insert(api_tokens).on_conflict_do_nothing())
         self.tokens = self._make(sa.select(*columns).where(own).order_by(table.created_at, table.id))
         self.credential = self._make(

@@ -12,6 +12,8 @@ from runtime.audit.seals import Seal, SigningKey
 from runtime.errors import Conflict, NotFound, ValueRejected
 from runtime.ids import DEFAULT_TENANT
 from runtime.store.admission import slots_for_queue
+from runtime.store.agent_port import AllAgents
+from runtime.store.agents import SqlAgentStore, SqlAllAgents
 from runtime.store.audit_queries import FILTERS, SqlAuditTables, seal_of
 from runtime.store.journal import CommitObserver, GroupCommitJournal
 from runtime.store.port import (
@@ -69,9 +71,14 @@ class SqlStore:
         self._writes = GroupCommitJournal(database, on_commit)
         self.journal: Journal = self._writes
         self.system: SystemStore = SqlSystemStore(self._queries, self._readers, self._writes)
+        self.all_agents: AllAgents = SqlAllAgents(self._queries.agents, self._readers, self._writes)
 
     def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> "SqlTenantStore":
         return SqlTenantStore(tenant_id, by, self._queries, self._readers, self._writes, self._totals)
+
+    def agents(self, tenant_id: str, by: Origin = SYSTEM) -> SqlAgentStore:
+        queries, total = self._queries.agents, self._totals.get
+        return SqlAgentStore(tenant_id, by, queries, self._readers, self._writes, total)
 
     async def send(self, tenant_id: str, message: InboxMessage) -> None:
         check_row(message, message.execution_id)
@@ -162,6 +169,13 @@ class SqlTenantStore:
 
         rows, total = await _known(self._readers, page, _NOTHING)
         return [_made(WorkflowRow, row) for row in rows], total
+
+    async def exposed_workflows(self, protocol: str) -> list[WorkflowRow]:
+        rows = await self._readers.read(
+            lambda session: session.rows(self._queries.exposed_workflows, tenant_id=self.tenant_id)
+        )
+        found = [_made(WorkflowRow, row) for row in rows]
+        return [row for row in found if protocol in row.exposed.split(",")]
 
     async def execution(self, execution_id: str) -> ExecutionRow | None:
         found = await _row(
@@ -311,6 +325,14 @@ class SqlSystemStore:
     async def now(self) -> int:
         now: int = await self._readers.read(lambda session: session.scalar(self._queries.now))
         return now
+
+    async def installation_key(self, name: str, fresh: str) -> str:
+        def keep(session: Session) -> str:
+            session.execute(self._queries.insert_key, name=name, pem=fresh)
+            pem: str = session.scalar(self._queries.key, name=name)
+            return pem
+
+        return await self._journal.run(keep)
 
     async def credential(self, token_hash: str) -> Credential | None:
         found = await _row(self._readers, self._queries.credential, token_hash=token_hash)

@@ -23,6 +23,10 @@ OWNED = f"owner IS NOT NULL AND {OPEN}"
 HELD = "status IN ('queued', 'suspended')"
 ENDED = "status IN ('completed', 'failed', 'cancelled', 'limit_exceeded')"
 UNREAD = "consumed_at IS NULL"
+SILENCED = "status = 'paused' AND silenced"
+"""Condition of an agent that is paused for its silence."""
+EXPOSED = "exposed <> ''"
+"""Condition of a workflow that other protocols than REST may start."""
 
 metadata = MetaData()
 
@@ -46,6 +50,7 @@ class Workflow(Table, table=True):
     __table_args__ = (
         UniqueConstraint("tenant_id", "position", name="uq_workflows_position"),
         Index("ix_workflows_latest", "tenant_id", "workflow_id", "position"),
+        _partial("ix_workflows_exposed", "tenant_id", "position", where=EXPOSED),
     )
 
     tenant_id: str = Field(primary_key=True, sa_type=_Id)
@@ -57,6 +62,8 @@ class Workflow(Table, table=True):
     ir: str = Field(sa_type=Text)
     graph: str = Field(sa_type=Text)
     created_at: int = Field(sa_type=BigInteger)
+    exposed: str = Field(default="", sa_type=Text)
+    """Protocols, in their order and with commas."""
 
 
 class Execution(Table, table=True):
@@ -175,6 +182,63 @@ class ApiToken(Table, table=True):
     revoked_at: int | None = Field(default=None, sa_type=BigInteger)
     last_used_at: int | None = Field(default=None, sa_type=BigInteger)
     """At most a minute or so behind: it is written now and then, not at each use."""
+    agent_id: str | None = Field(default=None, sa_type=_Id)
+    """The agent that it was made for."""
+
+
+class Agent(Table, table=True):
+    """One registered agent."""
+
+    __tablename__ = "agents"
+    __table_args__ = (
+        Index("ix_agents_newest", "tenant_id", "registered_at", "agent_id"),
+        Index("ix_agents_status", "tenant_id", "status", "registered_at", "agent_id"),
+        _partial("ix_agents_silenced", "tenant_id", "agent_id", where=SILENCED),
+    )
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    agent_id: str = Field(primary_key=True, sa_type=_Id)
+    status: str = Field(sa_type=Text)
+    silenced: bool
+    card: str = Field(sa_type=Text)
+    digest: str = Field(sa_type=Text)
+    uri: str = Field(sa_type=Text)
+    found_at: str | None = Field(default=None, sa_type=Text)
+    registered_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
+
+
+class AgentTrait(Table, table=True):
+    """What an agent can be found by: a skill, a protocol, a trust domain."""
+
+    __tablename__ = "agent_traits"
+    __table_args__ = (Index("ix_agent_traits_agent", "tenant_id", "agent_id"), {"sqlite_with_rowid": False})
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    trait: str = Field(primary_key=True, sa_type=_Id)
+    agent_id: str = Field(primary_key=True, sa_type=_Id)
+
+
+class AgentHeartbeat(Table, table=True):
+    """An agent's last sign of life: apart from its card, as a thousand of them are written in a second."""
+
+    __tablename__ = "agent_heartbeats"
+    __table_args__: ClassVar[dict[str, Any]] = {"sqlite_with_rowid": False}
+
+    tenant_id: str = Field(primary_key=True, sa_type=_Id)
+    agent_id: str = Field(primary_key=True, sa_type=_Id)
+    beat_at: int = Field(sa_type=BigInteger)
+
+
+class InstallationKey(Table, table=True):
+    """A private key that all replicas share. It is the installation's, so its row is the default tenant's."""
+
+    __tablename__ = "installation_keys"
+
+    name: str = Field(primary_key=True, sa_type=_Id)
+    tenant_id: str = Field(default=DEFAULT_TENANT, sa_type=_Id)
+    pem: str = Field(sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
 
 
 class Tenant(Table, table=True):
@@ -298,6 +362,10 @@ api_tokens = metadata.tables["api_tokens"]
 tenants = metadata.tables["tenants"]
 executors = metadata.tables["executors"]
 tenant_usage = metadata.tables["tenant_usage"]
+agents = metadata.tables["agents"]
+agent_traits = metadata.tables["agent_traits"]
+agent_heartbeats = metadata.tables["agent_heartbeats"]
+installation_keys = metadata.tables["installation_keys"]
 audit = metadata.tables["audit"]
 audit_chains = metadata.tables["audit_chains"]
 audit_seals = metadata.tables["audit_seals"]

@@ -175,7 +175,9 @@ def record(key: str = "key-1", **changes: Any) -> IdempotencyRecord:
     return IdempotencyRecord(**(values | changes))
 
 
-def workflow(workflow_id: str = "greet", version: str = "1.0.0", digest: str = "d1") -> WorkflowRow:
+def workflow(
+    workflow_id: str = "greet", version: str = "1.0.0", digest: str = "d1", exposed: str = ""
+) -> WorkflowRow:
     return WorkflowRow(
         workflow_id=workflow_id,
         version=version,
@@ -183,6 +185,7 @@ def workflow(workflow_id: str = "greet", version: str = "1.0.0", digest: str = "
         ir='{"ir": 1}',
         graph='{"g": 1}',
         created_at=5,
+        exposed=exposed,
     )
 
 

@@ -17,10 +17,10 @@ from runtime.store.sql import Database, describe
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision."""
 
-KNOWN = ("0001", "0002", "0003", "0004")
+KNOWN = ("0001", "0002", "0003", "0004", "0005")
 """Every revision that this release can start from."""
 
 LOCK_NAME = "jamjet:migrations"

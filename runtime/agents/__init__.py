@@ -1,0 +1,1 @@
+"""Agents: their cards, and the states that they may be in."""
