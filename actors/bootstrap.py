@@ -19,7 +19,8 @@ def stop_actors(settings: Settings) -> None:
     """End every actor of ours in the namespace. What is committed stays."""
     for found in ray.util.list_named_actors(all_namespaces=True):
         ours = found["name"].startswith(("execution-actor:", "execution:", "node-worker:"))
-        if found["namespace"] == settings.namespace and (ours or found["name"] == names.SUPERVISOR):
+        ours = ours or found["name"] in (names.SUPERVISOR, names.AGENT_REGISTRY)
+        if found["namespace"] == settings.namespace and ours:
             try:
                 ray.kill(ray.get_actor(found["name"], namespace=settings.namespace))
             except ValueError:

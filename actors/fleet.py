@@ -5,6 +5,7 @@ from typing import Any
 import ray
 
 from actors import names, options
+from actors.agents.actor import AgentRegistryActor
 from actors.execution import ExecutionActor
 from actors.functions.caller import function_settings
 from actors.functions.node_worker import NodeWorker
@@ -22,6 +23,13 @@ def shared_actor(settings: Settings, node_id: str, index: int) -> Any:
     name = names.shared_execution_actor(node_id, index)
     made = options.shared_execution_actor(name, settings.namespace, node_id)
     return options.remote(ExecutionActor).options(**made).remote(settings.as_dict(), name)
+
+
+def agent_registry(settings: Settings) -> Any:
+    """The handle of the registry of agents. With SQLite it runs on the node that holds the file."""
+    node_id = ray.get_runtime_context().get_node_id() if settings.one_node else None
+    made = options.agent_registry(names.AGENT_REGISTRY, settings.namespace, node_id)
+    return options.remote(AgentRegistryActor).options(**made).remote(settings.as_dict())
 
 
 def dedicated_actor(settings: Settings, execution_id: str, resources: dict[str, Any] | None) -> Any:

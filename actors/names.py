@@ -1,6 +1,7 @@
 """The names of our actors in Ray's namespace, and how an incarnation is made of one."""
 
 SUPERVISOR = "supervisor"
+AGENT_REGISTRY = "agent-registry"
 
 _NODE_CHARS = 12
 """Of a node's 56 hex digits: enough to tell any nodes apart."""

@@ -50,6 +50,11 @@ def supervisor(name: str, namespace: str) -> dict[str, Any]:
     return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0}
 
 
+def agent_registry(name: str, namespace: str, node_id: str | None) -> dict[str, Any]:
+    placed = {} if node_id is None else _on_node(node_id)
+    return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0, **placed}
+
+
 def _on_node(node_id: str) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)}
 

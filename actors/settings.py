@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from runtime.errors import BadRequest
 from runtime.net.policy import EgressPolicy
@@ -56,6 +57,15 @@ class Settings:
     """``NAME@host|host``: variables that requests of nodes may carry, and the hosts that they may go to."""
     http_allow: tuple[str, ...] = ()
     """Networks, addresses and hosts that nodes may reach beside the public internet."""
+    discovery_allow: tuple[str, ...] = ()
+    """Networks, addresses and hosts at which agents may be discovered, by http too. Others must be public and
+    are asked by https."""
+    public_url: str | None = None
+    """Where others reach this server, as in ``https://agents.example.com``. If not set: ``http://{bind}:{port}``."""
+    agent_heartbeat: int = 10
+    """Seconds between an agent's heartbeats: one that has missed three is shown as stale."""
+    agent_expiry: int = 0
+    """Seconds of silence after which an active agent is paused, until it beats again; 0: never."""
     model_prices: str | None = None
     """A JSON file of what models cost, which goes before the built-in table."""
     audit_key: str | None = None
@@ -71,6 +81,12 @@ class Settings:
     def one_node(self) -> bool:
         """Whether everything must run on the node that holds the database file."""
         return not self.database_url.startswith(("postgres:", "postgresql"))
+
+    @property
+    def reachable_url(self) -> str:
+        """Where others reach this server, without a slash at the end."""
+        host = f"[{self.bind}]" if ":" in self.bind else self.bind
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
     @property
     def readable_names(self) -> frozenset[str]:
@@ -107,7 +123,7 @@ class Settings:
 
 _PRICES = "JAMJET_MODEL_PRICES"
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
-_AT_LEAST_ONE = ("execution_actors", "live_max")
+_AT_LEAST_ONE = ("execution_actors", "live_max", "agent_heartbeat")
 _PLAIN = {"database_url": "DATABASE_URL"}
 """Settings whose variable has no prefix."""
 _ALIASES = {
@@ -132,7 +148,8 @@ def load_settings(
             values[setting.name] = read_setting(variable, environ[variable], setting.default)
     values.update({name: value for name, value in overrides.items() if value is not None})
     secrets = Secrets.parse(values.get("secrets", ()), environ)
-    EgressPolicy.parse(values.get("http_allow", ()))
+    for name in ("http_allow", "discovery_allow"):
+        EgressPolicy.parse(values.get(name, ()))
     listed = (*values.get("template_env", ()), *values.get("function_env", ()), *secrets.hosts, *VARIABLES)
     values["env"] = {name: environ[name] for name in listed if name in environ}
     if values.get("model_prices"):
@@ -140,9 +157,27 @@ def load_settings(
     for name in _AT_LEAST_ONE:
         if values.get(name, 1) < 1:
             raise BadRequest(f"JAMJET_{name.upper()} is {values[name]}: it must be at least 1")
+    expiry, heartbeat = values.get("agent_expiry", 0), values.get("agent_heartbeat", Settings.agent_heartbeat)
+    if 0 < expiry <= heartbeat:
+        raise BadRequest(
+            f"JAMJET_AGENT_EXPIRY is {expiry}: it must be 0, or more than JAMJET_AGENT_HEARTBEAT, {heartbeat}"
+        )
+    _check_public_url(values.get("public_url"))
     if values.get("isolation", "shared") not in ("shared", "dedicated"):
         raise BadRequest(f"JAMJET_ISOLATION is {values['isolation']!r}: it must be shared or dedicated")
     return Settings(**values)
+
+
+def _check_public_url(url: str | None) -> None:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or parts.username is not None:
+        raise BadRequest(f"JAMJET_PUBLIC_URL is {url!r}: it must be like https://agents.example.com")
 
 
 def variable_of(name: str, environ: Mapping[str, str] = os.environ) -> str | None:

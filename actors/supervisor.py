@@ -110,6 +110,7 @@ class Supervisor:
         return [node["NodeID"] for node in nodes if node["Alive"]]
 
     def _keep_fleet(self, nodes: list[str]) -> None:
+        self._keep(names.AGENT_REGISTRY, lambda: fleet.agent_registry(self._settings))
         for node_id in nodes:
             self._keep(names.node_worker(node_id), lambda n=node_id: fleet.node_worker(self._settings, n))
             for index in range(self._settings.execution_actors + SPARES):

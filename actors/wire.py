@@ -70,8 +70,12 @@ def failure(number: int, error: BaseException) -> Answer:
 
 def raised(answer: Answer) -> JamjetError:
     """The error that an answer carries."""
-    kind = _CLASSES.get(answer.code or "", errors.OutcomeUnknown)
-    return kind(answer.detail, **answer.fields)
+    return error_of(answer.code or "", answer.detail, answer.fields)
+
+
+def error_of(code: str, detail: str, fields: dict[str, Any]) -> JamjetError:
+    """The error that a code stands for; an unknown one is an outcome that nobody knows."""
+    return _CLASSES.get(code, errors.OutcomeUnknown)(detail, **fields)
 
 
 def _subclasses(kind: type[JamjetError]) -> list[type[JamjetError]]:

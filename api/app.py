@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
+from actors.agents.port import Agents
 from actors.metrics import Metrics
 from actors.port import Executions
 from actors.settings import VERSION, Settings
@@ -16,13 +17,14 @@ from api import docs, errors
 from api.compat import CompatPrefix
 from api.observe import Observed
 from api.resources import Resources
+from api.routers import agents as agent_routes
 from api.routers import audit, health, tenants, tokens, workers, workflows
 from api.routers import executions as execution_routes
 from api.routers import metrics as metric_routes
 from api.routing import declared, router
 from runtime.store.port import Store
 
-Opened = tuple[Store, Executions]
+Opened = tuple[Store, Executions, Agents]
 
 
 def build_app(
@@ -30,10 +32,11 @@ def build_app(
     *,
     store: Store | None = None,
     executions: Executions | None = None,
+    agents: Agents | None = None,
     open_resources: Callable[[], AbstractAsyncContextManager[Opened]] | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
-    """Build the app over an open store and executions, or over what ``open_resources`` opens.
+    """Build the app over an open store, executions and agents, or over what ``open_resources`` opens.
 
     Args:
         metrics: where this process counts, if others than the app count there too.
@@ -45,8 +48,10 @@ def build_app(
         if open_resources is None:
             yield
             return
-        async with open_resources() as (opened_store, opened_executions):
-            app.state.resources = opened = Resources.over(settings, opened_store, opened_executions, own)
+        async with open_resources() as (opened_store, opened_executions, opened_agents):
+            app.state.resources = opened = Resources.over(
+                settings, opened_store, opened_executions, opened_agents, own
+            )
             yield
             await opened.refusals.close()
             await opened.authenticator.close()
@@ -60,9 +65,12 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    if store is not None and executions is not None:
-        app.state.resources = Resources.over(settings, store, executions, own)
-    for part in (health, metric_routes, workflows, execution_routes, workers, tokens, tenants, audit):
+    if store is not None and executions is not None and agents is not None:
+        app.state.resources = Resources.over(settings, store, executions, agents, own)
+    for part in (
+        *(health, metric_routes, workflows, execution_routes, agent_routes),
+        *(workers, tokens, tenants, audit),
+    ):
         app.include_router(part.routes)
     app.include_router(_docs())
     app.add_middleware(Observed, metrics=own)

@@ -31,6 +31,7 @@ STATUS: dict[type[JamjetError], int] = {
     errors.Overloaded: 429,
     errors.LimitReached: 429,
     errors.TooManyAttempts: 429,
+    errors.Unreachable: 502,
     errors.Unavailable: 503,
     JamjetError: 500,
 }
@@ -44,6 +45,7 @@ _PREFIX = {
     422: "idempotency mismatch: ",
     429: "overloaded: ",
     500: "internal error: ",
+    502: "unreachable: ",
     503: "unavailable: ",
 }
 """401 and 403 have none: the contract gives their whole texts."""

@@ -7,9 +7,12 @@ import msgspec
 import orjson
 from starlette.responses import Response
 
+from actors.agents.messages import SeenAgent
 from api.withheld import Withheld
+from runtime.agents.card import flattened, read_card
 from runtime.audit.entries import AuditRow
 from runtime.events import decode_event, kind_name
+from runtime.ir.exposure import input_schema
 from runtime.plan import Plan
 from runtime.redaction import Redactor
 from runtime.state import ExecutionState, status_of, waiting_on
@@ -154,11 +157,23 @@ def workflow(row: WorkflowRow, *, whole: bool) -> dict[str, Any]:
         "workflow_id": row.workflow_id,
         "version": row.version,
         "created_at": timestamp(row.created_at),
+        "exposed": exposed_to(row),
     }
     if whole:
         shown["ir"] = orjson.loads(row.ir)
         shown["graph"] = orjson.loads(row.graph)
     return shown
+
+
+def exposed_workflow(row: WorkflowRow) -> dict[str, Any]:
+    """One version as callers by other protocols are told of it."""
+    ir = orjson.loads(row.ir)
+    shown = {**workflow(row, whole=False), "input_schema": input_schema(ir)}
+    return shown | ({"description": ir["description"]} if ir.get("description") else {})
+
+
+def exposed_to(row: WorkflowRow) -> list[str]:
+    return row.exposed.split(",") if row.exposed else []
 
 
 def worker(row: ExecutorRow) -> dict[str, Any]:
@@ -217,6 +232,45 @@ def audit_entry(row: AuditRow, redactor: Redactor | None = None) -> dict[str, An
 def event_id(execution_id: str, sequence: int) -> str:
     """The name of one event of an execution."""
     return f"evt_{execution_id.removeprefix('exec_')}_{sequence}"
+
+
+def agent(seen: SeenAgent) -> dict[str, Any]:
+    """One agent: its card's fields, what is known of it, and the card as it was given."""
+    row = seen.row
+    value = orjson.loads(row.card)
+    return {
+        **flattened(read_card(value, found_at=row.found_at), value),
+        "id": row.agent_id,
+        "agent_id": row.agent_id,
+        "status": row.status,
+        "stale": seen.stale,
+        "registered_at": timestamp(row.registered_at),
+        "updated_at": timestamp(row.updated_at),
+        "last_heartbeat": timestamp(row.last_heartbeat),
+        "found_at": row.found_at,
+        "card": value,
+    }
+
+
+def agent_call(row: AuditRow, direction: str) -> dict[str, Any]:
+    """One call to an agent (``in``) or from it (``out``), of its audit entry."""
+    details = {} if row.details is None else orjson.loads(row.details)
+    return {
+        "timestamp": timestamp(row.created_at),
+        "direction": direction,
+        "event_type": row.event_type,
+        "summary": _told_call(row, details),
+        "execution_id": row.execution_id,
+        "node_id": row.node_id,
+    }
+
+
+def _told_call(row: AuditRow, details: dict[str, Any]) -> str:
+    if "skill" in details:
+        outcome = "failed" if details["is_error"] else "answered"
+        return f"{details['skill'] or 'call'} {outcome} after {details['duration_ms']} ms"
+    asked = f" by {row.http_method} {row.http_path}" if row.http_path else ""
+    return f"{row.event_type.replace('_', ' ')}{asked}"
 
 
 def tenant(row: TenantRow) -> dict[str, Any]:

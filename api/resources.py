@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from actors.agents.port import Agents
 from actors.handle import ExecutionHandle
 from actors.metrics import Metrics
 from actors.plans import PlanCache
@@ -29,10 +30,16 @@ class Resources:
     refusals: Refusals
     streams: Streams
     exposition: Exposition
+    agents: Agents
 
     @classmethod
     def over(
-        cls, settings: Settings, store: Store, executions: Executions, metrics: Metrics | None = None
+        cls,
+        settings: Settings,
+        store: Store,
+        executions: Executions,
+        agents: Agents,
+        metrics: Metrics | None = None,
     ) -> "Resources":
         authenticator = Authenticator(store.system, dev_mode=settings.dev_mode)
         return cls(
@@ -44,6 +51,7 @@ class Resources:
             Refusals(store),
             Streams(),
             Exposition(metrics or Metrics(), store.system, executions),
+            agents,
         )
 
     def execution(self, execution_id: str, tenant_id: str) -> ExecutionHandle:

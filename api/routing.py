@@ -146,5 +146,6 @@ _MEANING = {
     422: "the Idempotency-Key came with another request before",
     429: "a limit is reached",
     500: "a bug",
+    502: "another server does not answer, or not as it should",
     503: "the store or an owner cannot be reached; try again with the same Idempotency-Key",
 }

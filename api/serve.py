@@ -67,6 +67,7 @@ def build_app(args: Mapping[str, Any]) -> "Application":
 def asgi_app(settings: Settings) -> "FastAPI":
     """The FastAPI app over the store and the actors, both opened by its lifespan."""
     from actors import tracing
+    from actors.agents.client import RayAgents
     from actors.client import connect
     from actors.metrics import Metrics
     from api.app import build_app as build_api
@@ -76,7 +77,7 @@ def asgi_app(settings: Settings) -> "FastAPI":
     @contextlib.asynccontextmanager
     async def open_resources() -> AsyncIterator[Any]:
         async with connect(settings, metrics) as executions:
-            yield executions.store, executions
+            yield executions.store, executions, RayAgents(settings)
         await asyncio.to_thread(tracing.shut_down)
 
     return build_api(settings, open_resources=open_resources, metrics=metrics)

@@ -123,6 +123,12 @@ class Unavailable(JamjetError):
     retryable = True
 
 
+class Unreachable(JamjetError):
+    """Another server that was to be asked does not answer, or not as it should."""
+
+    code = "unreachable"
+
+
 class OutcomeUnknown(Unavailable):
     """The write may or may not have happened: repeat it with the same Idempotency-Key."""
 

@@ -47,7 +47,7 @@ def show(
     """Show every setting with its value and its origin; passwords and secrets are hidden.
 
     The options are those of `jamjet dev`, to see what it would run with. It fills python_path,
-    python_modules and http_allow by itself where they are not set.
+    python_modules, http_allow and discovery_allow by itself where they are not set.
     """
     from actors.settings import load_settings
     from api.cli.config_file import read_config_file

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from api.launch.launcher import Running
 
 LOOPBACK = ("127.0.0.0/8", "::1")
-"""What workflows may reach of this machine, unless JAMJET_HTTP_ALLOW says otherwise."""
+"""What workflows and discovery may reach of this machine, unless JAMJET_HTTP_ALLOW or _DISCOVERY_ALLOW do."""
 
 
 Port = Annotated[int | None, typer.Option(help="The HTTP port (JAMJET_PORT; 7700).", min=1, max=65535)]
@@ -67,6 +67,7 @@ def in_this_folder(settings: "Settings") -> "Settings":
         python_path=settings.python_path or str(folder),
         python_modules=settings.python_modules or modules_of(folder),
         http_allow=settings.http_allow or LOOPBACK,
+        discovery_allow=settings.discovery_allow or LOOPBACK,
     )
 
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api import render
 from api.auth import token_hash
 from api.requests import read_json, validated
-from api.resources import tenant
+from api.resources import resources, tenant
 from api.routing import answers, declared, router
 from api.schemas import TokenBody, TokenCreated, TokenList, TokenRevoked
 from runtime.errors import NotFound
@@ -26,12 +26,14 @@ routes = router("tokens")
     openapi_extra=declared("operate", TokenBody),
 )
 async def create_token(request: Request) -> Response:
-    """Create a token. It is shown once, here, and never again."""
+    """Create a token. It is shown once, here, and never again. With ``agent_id`` it is that agent's."""
     _, value = await read_json(request)
     body = validated(TokenBody, value)
     token = f"jj_{secrets.token_hex(32)}"
     now = int(time.time() * 1_000)
     store = tenant(request)
+    if body.agent_id is not None:
+        await _require_agent(request, body.agent_id)
     row = TokenRow(
         id=f"tok_{uuid.uuid4().hex}",
         tenant_id=store.tenant_id,
@@ -40,9 +42,15 @@ async def create_token(request: Request) -> Response:
         token_hash=token_hash(token),
         created_at=now,
         expires_at=None if body.expires_in_s is None else now + body.expires_in_s * 1_000,
+        agent_id=body.agent_id,
     )
     await store.create_token(row)
     return render.answer({**render.token(row), "token": token}, 201, {"Location": f"/tokens/{row.id}"})
+
+
+async def _require_agent(request: Request, agent_id: str) -> None:
+    if await resources(request).agents.find(tenant(request).tenant_id, agent_id) is None:
+        raise NotFound(f"agent {agent_id}")
 
 
 @routes.get("/tokens", responses=answers(TokenList), openapi_extra=declared("operate"))

@@ -16,6 +16,7 @@ from api.schemas import Workflow, WorkflowBody, WorkflowList, WorkflowRegistered
 from runtime.errors import BadRequest, NotFound
 from runtime.graph import encode_graph
 from runtime.ir import CompiledWorkflow, RegistrationPolicy, compile_ir, compile_yaml
+from runtime.ir.exposure import PROTOCOLS
 from runtime.store.port import WorkflowRow
 
 routes = router("workflows")
@@ -46,6 +47,7 @@ async def register_workflow(request: Request) -> Response:
         ir=ir.decode(),
         graph=encode_graph(graph),
         created_at=await resources(request).store.system.now(),
+        exposed=",".join(compiled.exposed),
     )
     stored = await tenant(request).register_workflow(row)
     body: dict[str, Any] = {"workflow_id": stored.workflow_id, "version": stored.version}
@@ -82,6 +84,7 @@ def _text(data: bytes) -> str:
     openapi_extra=declared(
         "read",
         workflow_id="only the versions of this workflow",
+        exposed="a2a or mcp: only latest versions that are exposed there, with what callers are told of them",
         limit="1 to 500, default 50",
         offset="how many to leave out",
     ),
@@ -89,11 +92,22 @@ def _text(data: bytes) -> str:
 async def list_workflows(request: Request) -> Response:
     """All registered versions, the newest first."""
     limit, offset = page(request)
+    protocol = request.query_params.get("exposed")
+    if protocol is not None:
+        return await _exposed(request, protocol, limit, offset)
     rows, total = await tenant(request).workflows(
         workflow_id=request.query_params.get("workflow_id"), limit=limit, offset=offset
     )
     shown = [render.workflow(row, whole=False) for row in rows]
     return render.answer({"workflows": shown, "total": total, "limit": limit, "offset": offset})
+
+
+async def _exposed(request: Request, protocol: str, limit: int, offset: int) -> Response:
+    if protocol not in PROTOCOLS:
+        raise BadRequest(f"exposed: must be one of {', '.join(PROTOCOLS)}, not {protocol[:40]!r}")
+    rows = await tenant(request).exposed_workflows(protocol)
+    shown = [render.exposed_workflow(row) for row in rows[offset : offset + limit]]
+    return render.answer({"workflows": shown, "total": len(rows), "limit": limit, "offset": offset})
 
 
 @routes.get(

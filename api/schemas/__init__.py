@@ -2,6 +2,12 @@
 
 from api.schemas.answers import (
     Accepted,
+    Agent,
+    AgentHeard,
+    AgentList,
+    AgentMoved,
+    AgentRegistered,
+    AgentTrace,
     ApprovalList,
     AuditList,
     Cancelled,
@@ -26,6 +32,8 @@ from api.schemas.answers import (
 )
 from api.schemas.bodies import (
     ApproveBody,
+    CardBody,
+    DiscoverBody,
     EventBody,
     StartBody,
     TenantBody,
@@ -37,10 +45,18 @@ from api.schemas.bodies import (
 
 __all__ = [
     "Accepted",
+    "Agent",
+    "AgentHeard",
+    "AgentList",
+    "AgentMoved",
+    "AgentRegistered",
+    "AgentTrace",
     "ApprovalList",
     "ApproveBody",
     "AuditList",
     "Cancelled",
+    "CardBody",
+    "DiscoverBody",
     "ErrorAnswer",
     "EventBody",
     "EventList",

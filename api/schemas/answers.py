@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, ConfigDict, RootModel
 
 Status = Literal["running", "paused", "completed", "failed", "cancelled", "limit_exceeded"]
 
@@ -31,13 +31,16 @@ class WorkflowRegistered(BaseModel):
 
 
 class Workflow(BaseModel):
-    """``ir`` and ``graph`` are left out of lists."""
+    """``ir`` and ``graph`` are left out of lists; the last two are there where they are asked for."""
 
     workflow_id: str
     version: str
     created_at: str
+    exposed: list[Literal["a2a", "mcp"]]
     ir: dict[str, Any] | None = None
     graph: dict[str, Any] | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] = {}
 
 
 class WorkflowList(BaseModel):
@@ -185,6 +188,7 @@ class Token(BaseModel):
     expires_at: str | None
     revoked_at: str | None
     last_used_at: str | None
+    agent_id: str | None
 
 
 class TokenCreated(Token):
@@ -236,6 +240,72 @@ class TenantCreated(BaseModel):
 class TenantUpdated(BaseModel):
     tenant_id: str
     updated: bool
+
+
+AgentStatus = Literal["registered", "active", "paused", "deactivated", "archived"]
+
+
+class Agent(BaseModel):
+    """The fields of its card stand at the top, and the card as it was given in ``card``.
+
+    Cards have fields of their own beside these.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    agent_id: str
+    uri: str
+    name: str
+    description: str
+    version: str
+    capabilities: dict[str, Any]
+    autonomy: Any
+    auth: Any
+    labels: dict[str, str]
+    status: AgentStatus
+    stale: bool
+    registered_at: str
+    updated_at: str
+    last_heartbeat: str | None
+    found_at: str | None
+    card: dict[str, Any]
+
+
+class AgentList(BaseModel):
+    agents: list[Agent]
+    total: int
+    limit: int
+    offset: int
+
+
+class AgentRegistered(BaseModel):
+    agent_id: str
+
+
+class AgentMoved(BaseModel):
+    agent_id: str
+    status: AgentStatus
+
+
+class AgentHeard(BaseModel):
+    agent_id: str
+    ok: bool
+
+
+class AgentCall(BaseModel):
+    """A call to the agent (``in``), or one that was made with its token (``out``)."""
+
+    timestamp: str
+    direction: Literal["in", "out"]
+    event_type: str
+    summary: str
+    execution_id: str | None
+    node_id: str | None
+
+
+class AgentTrace(BaseModel):
+    events: list[AgentCall]
 
 
 class AuditEntry(BaseModel):

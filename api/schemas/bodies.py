@@ -56,7 +56,23 @@ class TokenBody(_Body):
 
     role: Literal["operator", "developer", "reviewer", "viewer"]
     name: str = Field(default="", max_length=200)
+    agent_id: str | None = Field(default=None, min_length=1, max_length=256)
     expires_in_s: int | None = Field(default=None, ge=1, le=10 * 366 * 86_400)
+
+
+class CardBody(_Body):
+    """An agent card: JamJet's, or one of A2A 0.2, 0.3 or 1.0, all of whose fields are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str | None = None
+    name: str | None = None
+
+
+class DiscoverBody(_Body):
+    """Where an agent is to be discovered."""
+
+    url: str = Field(min_length=1, max_length=2_048)
 
 
 class TenantLimitsBody(_Body):

@@ -271,6 +271,7 @@ class WorkflowIr(Part):
     isolation: Literal["shared", "dedicated"] | None = None
     resources: Resources | None = None
     strategy_metadata: dict[str, Any] = {}
+    expose: Any = None
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """IR and YAML compiled to the normal form: checked as a whole, refused with every reason."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +13,7 @@ from runtime.graph import END, Edge, Graph, JoinNode, Node, ToolPolicy
 from runtime.ir.checks import Checks
 from runtime.ir.durations import duration_ms
 from runtime.ir.edges import label_edges
+from runtime.ir.exposure import exposed_protocols
 from runtime.ir.loops import Shape
 from runtime.ir.models import END_KIND, KINDS, STEPS_MAX, Kind, NodeDef, WorkflowIr
 from runtime.ir.nodes import NodeBuilder
@@ -44,11 +45,13 @@ class CompiledWorkflow:
         ir: as it was given, with its unknown keys; to be stored beside the graph.
         graph: the normal form.
         warnings: sentences for the author; they change nothing.
+        exposed: the protocols other than REST that may start it.
     """
 
     ir: dict[str, Any]
     graph: Graph
     warnings: tuple[str, ...]
+    exposed: tuple[str, ...] = ()
 
 
 def compile_yaml(text: str, policy: RegistrationPolicy) -> CompiledWorkflow:
@@ -59,7 +62,7 @@ def compile_yaml(text: str, policy: RegistrationPolicy) -> CompiledWorkflow:
     """
     ir, warnings = read_yaml(text)
     compiled = compile_ir(ir, policy)
-    return CompiledWorkflow(compiled.ir, compiled.graph, (*warnings, *compiled.warnings))
+    return replace(compiled, warnings=(*warnings, *compiled.warnings))
 
 
 def compile_ir(ir: Any, policy: RegistrationPolicy) -> CompiledWorkflow:
@@ -70,8 +73,9 @@ def compile_ir(ir: Any, policy: RegistrationPolicy) -> CompiledWorkflow:
     """
     report = Report()
     source = _read(ir, report)
+    exposed = exposed_protocols(source.expose, source.labels, report)
     graph = _Compilation(source, policy, report).graph()
-    return CompiledWorkflow(ir, graph, tuple(dict.fromkeys(report.warnings)))
+    return CompiledWorkflow(ir, graph, tuple(dict.fromkeys(report.warnings)), exposed)
 
 
 def _read(ir: Any, report: Report) -> WorkflowIr:

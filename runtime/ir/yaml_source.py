@@ -41,6 +41,8 @@ _HEADER_KEYS = frozenset(
         "max_steps",
         "isolation",
         "resources",
+        "expose",
+        "input_schema",
     )
 )
 _TABLES = ("retry_policies", "timeouts", "models", "tools", "mcp_servers", "remote_agents", "labels")

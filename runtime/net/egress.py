@@ -211,10 +211,10 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
             raise httpcore2.ConnectError(f"{host} has no address: {error}") from error
         if not addresses:
             raise httpcore2.ConnectError(f"{host} has no address")
-        if not all(self._policy.allows(host, address) for address in addresses):
-            raise EgressError(
-                f"{host} is not a public address: workflows may not reach it", "address_refused"
-            )
+        for address in addresses:
+            refusal = self._policy.refusal(host, address)
+            if refusal is not None:
+                raise EgressError(f"{host} is {refusal}", "address_refused")
         return addresses
 
     async def sleep(self, seconds: float) -> None:

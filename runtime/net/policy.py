@@ -30,10 +30,12 @@ class EgressPolicy:
     Attributes:
         networks: inside ranges.
         hosts: names (with ``*`` as in file names), wherever they resolve to.
+        public: False: only these others.
     """
 
     networks: tuple[Network, ...] = ()
     hosts: tuple[str, ...] = ()
+    public: bool = True
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> "EgressPolicy":
@@ -57,16 +59,29 @@ class EgressPolicy:
 
     def allows(self, host: str, address: str) -> bool:
         """Whether ``host``, which resolved to ``address``, may be connected to there."""
+        return self.refusal(host, address) is None
+
+    def refusal(self, host: str, address: str) -> str | None:
+        """What is wrong with the address of a host; None: it may be connected to there."""
         if any(fnmatchcase(host.lower(), pattern) for pattern in self.hosts):
-            return True
+            return None
         try:
             found = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:
-            return False
-        return all(self._reaches(part) for part in _meanings(found))
+            return _INSIDE
+        refusals = (self._refusal(part) for part in _meanings(found))
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
-    def _reaches(self, address: Address) -> bool:
-        return is_public(address) or any(address in network for network in self.networks)
+    def _refusal(self, address: Address) -> str | None:
+        if any(address in network for network in self.networks):
+            return None
+        if not is_public(address):
+            return _INSIDE
+        return None if self.public else _PUBLIC
+
+
+_INSIDE = "not a public address: it may not be reached"
+_PUBLIC = "a public address: it is to be asked by https"
 
 
 def is_public(address: Address) -> bool:

@@ -7,7 +7,6 @@ import httpx2
 import pytest
 
 from actors.settings import Settings
-from api.app import build_app
 from api.auth import ALLOWED, Access
 from api.routing import router
 from tests.fixtures.api import ROLES, Api, assert_error_shape, assert_refused
@@ -200,7 +199,7 @@ FOREIGN_HOSTS = [
 @pytest.fixture
 def dev_api(bare_api: Api) -> Api:
     settings = Settings(dev_mode=True, python_modules=("steps",))
-    bare_api.use(build_app(settings, store=bare_api.store, executions=bare_api.executions))
+    bare_api.rebuild(settings=settings)
     return bare_api
 
 

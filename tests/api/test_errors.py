@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.app import build_app
 from api.requests import BODY_BYTES_MAX
 from runtime.errors import Overloaded
 from tests.fixtures.api import ALL, Api, assert_error_shape, assert_refused
@@ -183,7 +182,7 @@ class Executions:
 
 async def test_an_overload_is_429_and_says_when_to_come_again(api: Api) -> None:
     error = Overloaded("too many executions wait to be taken up", retry_after_s=7)
-    api.use(build_app(api.settings, store=api.store, executions=Executions(error)))
+    api.rebuild(executions=Executions(error))
     answer = await api.post("/executions", START)
     message = "overloaded: too many executions wait to be taken up"
     assert_refused(answer, 429, message, "overloaded")
@@ -192,7 +191,7 @@ async def test_an_overload_is_429_and_says_when_to_come_again(api: Api) -> None:
 
 async def test_of_a_bug_only_its_class_is_told(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     error = RuntimeError("password=hunter2")
-    api.use(build_app(api.settings, store=api.store, executions=Executions(error)))
+    api.rebuild(executions=Executions(error))
     answer = await api.post("/executions", START)
     assert_refused(answer, 500, "internal error: RuntimeError", "internal")
     assert "hunter2" not in answer.text

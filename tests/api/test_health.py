@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from actors.settings import VERSION
-from api.app import build_app
 from runtime.errors import OutcomeUnknown, Unavailable
 from runtime.store import Store
 from runtime.store.faulty import FaultyStore
@@ -42,7 +41,7 @@ async def test_everybody_may_ask_for_health(bare_api: Api, path: str) -> None:
 
 
 async def test_without_its_store_the_process_is_healthy_but_not_ready(bare_api: Api) -> None:
-    bare_api.use(build_app(bare_api.settings, store=Down(), executions=bare_api.executions))
+    bare_api.rebuild(store=Down())
     for path in ("/health", "/health/live"):
         assert (await bare_api.get(path, role=None)).json() == HEALTHY
     answer = await bare_api.get("/health/ready", role=None)
@@ -73,7 +72,7 @@ async def test_without_its_store_every_route_is_503_with_retry_after(
     bare_api: Api, knows_tokens: bool
 ) -> None:
     store = Down(tokens=bare_api.store if knows_tokens else None)
-    bare_api.use(build_app(bare_api.settings, store=store, executions=bare_api.executions))
+    bare_api.rebuild(store=store)
     for method, path, body in REQUESTS:
         answer = await bare_api.ask(method, path, role="operator", json=body)
         assert_refused(answer, 503, "unavailable: the database is not there", "unavailable")
@@ -81,14 +80,14 @@ async def test_without_its_store_every_route_is_503_with_retry_after(
 
 
 async def test_an_unknown_outcome_says_so(bare_api: Api) -> None:
-    bare_api.use(build_app(bare_api.settings, store=Down(OutcomeUnknown), executions=bare_api.executions))
+    bare_api.rebuild(store=Down(OutcomeUnknown))
     answer = await bare_api.get("/executions")
     assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
 
 
 async def test_a_store_that_always_fails_somehow_is_never_a_500(api: Api) -> None:
     faulty = FaultyStore(api.store, seed=7, rate=1.0)
-    api.use(build_app(api.settings, store=faulty, executions=api.executions))
+    api.rebuild(store=faulty)
     seen = set()
     for _ in range(3):
         for method, path, body in REQUESTS:
@@ -103,7 +102,7 @@ async def test_a_store_that_always_fails_somehow_is_never_a_500(api: Api) -> Non
 
 async def test_with_one_key_a_start_gets_through_a_store_that_mostly_fails(api: Api) -> None:
     faulty = FaultyStore(api.store, seed=7, rate=0.5)
-    api.use(build_app(api.settings, store=faulty, executions=api.executions))
+    api.rebuild(store=faulty)
 
     async def start() -> Any:
         answer = await api.post(

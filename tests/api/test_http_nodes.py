@@ -79,7 +79,7 @@ async def test_what_cannot_be_reached_fails_the_execution_with_a_reason(http_api
     ended = await http_api.settled(await http_api.start("fetch"))
     assert ended["status"] == "failed"
     assert ended["error"] == (
-        "node fetch failed: 169.254.169.254 is not a public address: workflows may not reach it"
+        "node fetch failed: 169.254.169.254 is not a public address: it may not be reached"
     )
 
 

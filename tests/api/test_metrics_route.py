@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actors import tracing
 from api import exposition
-from api.app import build_app
 from runtime.errors import Unavailable
 from tests.fixtures.api import Api, assert_refused, eventually
 from tests.unit.test_tracing import PARENT, TRACE
@@ -163,9 +162,8 @@ async def test_a_bug_is_counted_as_500_and_told_as_a_warning(api: Api, caplog: A
     def broken(*_: object, **__: object) -> Any:
         raise RuntimeError("a bug")
 
-    app = build_app(api.settings, store=api.store, executions=api.executions)
-    app.state.resources.store.tenant = broken
-    api.use(app)
+    api.rebuild()
+    api.app.state.resources.store.tenant = broken
     caplog.set_level(logging.INFO, "jamjet")
     assert (await api.get("/executions")).status_code == 500
     line = next(record for record in caplog.records if record.name == "jamjet.http")

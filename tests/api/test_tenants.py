@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from api import token_uses
-from api.app import build_app
 from api.auth import REMEMBERED_S, Authenticator
 from api.token_uses import TokenUses
 from runtime.errors import Unavailable
@@ -185,7 +184,7 @@ async def test_a_tenant_that_was_just_made_is_known_at_once(bare_api: Api) -> No
 
 async def test_without_authentication_the_header_names_the_tenant_too(bare_api: Api) -> None:
     settings = bare_api.settings.__class__(dev_mode=True)
-    bare_api.use(build_app(settings, store=bare_api.store, executions=bare_api.executions))
+    bare_api.rebuild(settings=settings)
     names = (await bare_api.get("/tokens", role=None, headers=ACME)).json()["tokens"]
     assert {token["tenant_id"] for token in names} == {OTHER_TENANT}
 

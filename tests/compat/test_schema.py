@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from actors.agents.registry import AgentRegistry
 from actors.local import LocalExecutions
 from actors.runner import Runner
 from actors.settings import Settings
@@ -63,7 +64,10 @@ def serving(database: Path) -> Iterator[str]:
         store = await open_store(str(database), migrate=False)
         executions = LocalExecutions(store, Runner.over(settings_, Functions()))
         await executions.open()
-        yield store, executions
+        agents = AgentRegistry(store, settings_)
+        await agents.open()
+        yield store, executions, agents
+        await agents.close()
         await executions.close()
         await store.close()
 

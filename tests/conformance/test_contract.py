@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from api.app import build_app
 from tests.fixtures.api import Api, approval, event, eventually
 from tests.fixtures.workflows import chain
 
@@ -456,7 +455,7 @@ class Broken:
 
 async def test_500_has_the_contracts_words(bare_api: Api) -> None:
     await bare_api.register(PAYMENT)
-    bare_api.use(build_app(bare_api.settings, store=bare_api.store, executions=Broken()))
+    bare_api.rebuild(executions=Broken())
     answer = await bare_api.post("/executions", {"workflow_id": "payment"})
     assert answer.status_code == 500
     assert answer.json()["error"].startswith(ERRORS[500]["error"].removesuffix("..."))
