@@ -173,7 +173,7 @@ class ExecutionActor:
             incarnation=incarnation,
             store=self._store,
             plans=PlanCache(self._store.system),
-            runner=Runner.over(settings, self._functions, on_token=self._feed.said),
+            runner=Runner.over(settings, self._functions, self._store, on_token=self._feed.said),
             clock=self._clock,
             chance=random.random,
             env=settings.readable_env(),

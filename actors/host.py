@@ -32,7 +32,7 @@ from runtime import jsonvalue
 from runtime import signals as sg
 from runtime.audit.entries import AuditEntry
 from runtime.audit.executions import audited
-from runtime.effects import RunNode, StopNode
+from runtime.effects import STOPPED, RunNode, StopNode
 from runtime.errors import BadRequest, JamjetError, NotFound, OutcomeUnknown, Unavailable, ValueRejected
 from runtime.events import NodeCompleted
 from runtime.machine import Moment, decide
@@ -757,7 +757,8 @@ class ExecutionHost:
     def _stop(self, seat: Seat, effect: StopNode) -> None:
         task = seat.tasks.pop((effect.node_id, effect.visit), None)
         if task is not None:
-            task.cancel()
+            # What the attempt has others do is to end with it, unlike where a new owner makes it again.
+            task.cancel(STOPPED)
 
     def _lease_is_doubtful(self) -> bool:
         return asyncio.get_running_loop().time() - self._beat_at > LEASE_DOUBTFUL_S

@@ -8,15 +8,17 @@ from actors import tracing
 from actors.settings import Settings
 from runtime.effects import RunNode
 from runtime.errors import ValueRejected
-from runtime.graph import HttpNode, JoinNode, ModelNode, PythonFnNode
+from runtime.graph import A2aTaskNode, HttpNode, JoinNode, ModelNode, PythonFnNode
 from runtime.net.egress import Egress
 from runtime.net.policy import EgressPolicy
+from runtime.nodes.a2a import A2aExecutor
 from runtime.nodes.failure import CallFailed
 from runtime.nodes.http import HttpExecutor
 from runtime.nodes.models.endpoint import Endpoints
 from runtime.nodes.models.executor import ModelExecutor
 from runtime.nodes.models.prices import Prices
 from runtime.signals import NodeErrored, NodeSucceeded
+from runtime.store.port import Store
 
 OnToken = Callable[[str, int, str], None]
 """Gets a piece of a model's answer as it comes: the call's key, the attempt, the text."""
@@ -47,6 +49,7 @@ class Runner:
         functions: FunctionCaller,
         http: HttpExecutor,
         models: ModelExecutor,
+        a2a: A2aExecutor,
         *,
         on_token: OnToken = lambda key, attempt, text: None,
         egresses: tuple[Egress, ...] = (),
@@ -55,6 +58,7 @@ class Runner:
         self._functions = functions
         self._http = http
         self._models = models
+        self._a2a = a2a
         self._on_token = on_token
 
     @classmethod
@@ -62,10 +66,11 @@ class Runner:
         cls,
         settings: Settings,
         functions: FunctionCaller,
+        store: Store,
         *,
         on_token: OnToken = lambda key, attempt, text: None,
     ) -> "Runner":
-        """With what an installation's nodes may reach, and the secrets that they may carry."""
+        """With what an installation's nodes may reach, the secrets that they may carry, and its agents."""
         guarded = Egress(EgressPolicy.parse(settings.http_allow))
         # The operator says where a provider is: it may be on a network that workflows may not reach.
         trusted = Egress(EgressPolicy(hosts=("*",)))
@@ -76,6 +81,12 @@ class Runner:
             functions,
             HttpExecutor(guarded, secrets, tracing.outgoing_headers),
             models,
+            A2aExecutor(
+                guarded,
+                secrets,
+                lambda tenant_id, agent_id: store.agents(tenant_id).agent(agent_id),
+                tracing.outgoing_headers,
+            ),
             on_token=on_token,
             egresses=(guarded, trusted),
         )
@@ -115,9 +126,20 @@ class Runner:
             return await self._ask_model(node, effect)
         if isinstance(node, HttpNode):
             return {"output": await self._http.run(node, effect.input, key=effect.key)}
+        if isinstance(node, A2aTaskNode):
+            return {"output": await self._ask_agent(node, effect, tenant_id)}
         assert isinstance(node, PythonFnNode | JoinNode)
         output, patch = await self._functions.call(effect, node, tenant_id=tenant_id)
         return {"output": output, "state_patch": patch}
+
+    async def _ask_agent(self, node: A2aTaskNode, effect: RunNode, tenant_id: str) -> Any:
+        return await self._a2a.run(
+            node,
+            effect.input,
+            key=effect.key,
+            tenant_id=tenant_id,
+            on_text=lambda text: self._on_token(effect.key, effect.attempt, text),
+        )
 
     async def _ask_model(self, node: ModelNode, effect: RunNode) -> dict[str, Any]:
         return await self._models.run(

@@ -18,7 +18,7 @@ import msgspec
 from actors.port import SignalRequest, StartRequest
 from actors.settings import VERSION
 from runtime.effects import RunNode
-from runtime.graph import HttpNode, ModelNode
+from runtime.graph import A2aTaskNode, HttpNode, ModelNode
 from runtime.signals import NodeErrored, NodeSucceeded
 from runtime.store.port import Turn
 
@@ -246,6 +246,8 @@ def attempt_span(effect: RunNode, ids: dict[str, str]) -> "AbstractContextManage
         return _tracer.start_as_current_span(
             f"{node.method} {node.id}", kind=SpanKind.CLIENT, attributes=attributes
         )
+    if isinstance(node, A2aTaskNode):
+        return _tracer.start_as_current_span(f"a2a {node.agent}", kind=SpanKind.CLIENT, attributes=attributes)
     return _tracer.start_as_current_span(f"{kind_of(effect)} {node.id}", attributes=attributes)
 
 

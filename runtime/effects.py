@@ -5,6 +5,9 @@ import msgspec
 from runtime.graph import Node
 from runtime.jsonvalue import JsonValue
 
+STOPPED = "stopped"
+"""The message of an attempt's cancellation that is meant for what it has others do too."""
+
 
 class RunNode(msgspec.Struct, frozen=True, kw_only=True):
     """Make this attempt, and send its result back as a signal.

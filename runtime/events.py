@@ -141,6 +141,18 @@ class ToolCallCompleted(_Event, frozen=True, kw_only=True, tag="tool_call_comple
     is_error: bool = False
 
 
+class AgentCallCompleted(_Event, frozen=True, kw_only=True, tag="agent_call_completed"):
+    """A call to a remote agent has ended, well or not; the event that follows says what came of its node."""
+
+    node_id: str
+    visit: int
+    agent: str
+    skill: str | None = None
+    protocol: str = "a2a"
+    duration_ms: int = 0
+    is_error: bool = False
+
+
 class NodeFailed(_Event, frozen=True, kw_only=True, tag="node_failed"):
     """An attempt failed. ``outcome`` is None while another attempt is to come."""
 
@@ -275,6 +287,7 @@ Event = (
     | NodeStarted
     | NodeCompleted
     | ToolCallCompleted
+    | AgentCallCompleted
     | NodeFailed
     | NodeSkipped
     | NodeCancelled

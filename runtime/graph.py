@@ -161,6 +161,21 @@ class HttpNode(_NodeBase, frozen=True, kw_only=True, tag="http"):
         return f"{status}" in self.accept or f"{status // 100}xx" in self.accept
 
 
+class A2aTaskNode(_NodeBase, frozen=True, kw_only=True, tag="a2a_task"):
+    """Has a remote agent do something, by A2A.
+
+    ``agent`` is the id of a registered agent, or, where ``url`` says where it is, a name for it. What
+    ``input_mapping`` renders to is sent; ``token_env`` names the secret that is its bearer token.
+    """
+
+    agent: str
+    url: str | None = None
+    skill: str | None = None
+    input_mapping: dict[str, Any] = {}
+    stream: bool = False
+    token_env: str | None = None
+
+
 Node = (
     ConditionNode
     | ParallelNode
@@ -171,9 +186,10 @@ Node = (
     | PythonFnNode
     | ModelNode
     | HttpNode
+    | A2aTaskNode
 )
 
-AttemptedNode = PythonFnNode | ModelNode | HttpNode
+AttemptedNode = PythonFnNode | ModelNode | HttpNode | A2aTaskNode
 """The kinds whose visits begin with an attempt outside of the machine."""
 
 SUPPORTED_KINDS = (
@@ -186,6 +202,7 @@ SUPPORTED_KINDS = (
     "python_fn",
     "model",
     "http",
+    "a2a_task",
 )
 
 

@@ -46,6 +46,7 @@ from runtime.effects import Effect, RunNode, StopNode
 from runtime.errors import BadRequest, Conflict, JamjetError, ValueRejected
 from runtime.graph import (
     END,
+    A2aTaskNode,
     AttemptedNode,
     ConditionNode,
     HttpNode,
@@ -89,7 +90,7 @@ FAILING_GRACE_MS = 60_000
 BUFFERED_COUNT_MAX = 1_000
 BUFFERED_BYTES_MAX = 1024 * 1024
 
-QUEUES = {"model": "model", "python_fn": "python_tool", "http": "tool"}
+QUEUES = {"model": "model", "python_fn": "python_tool", "http": "tool", "a2a_task": "tool"}
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -317,7 +318,7 @@ class _Turn:
                 self._wait(node, visit, rendered)
             case HumanApprovalNode():
                 self._ask(node, visit, rendered)
-            case PythonFnNode() | ModelNode() | HttpNode():
+            case PythonFnNode() | ModelNode() | HttpNode() | A2aTaskNode():
                 self._run_if_allowed(node, visit, rendered.value, rendered.warnings)
 
     def _meet(self, node: JoinNode, visit: int) -> None:
@@ -957,6 +958,17 @@ def _tell_of_call(
                 visit=signal.visit,
                 tool=node.id,
                 protocol="http",
+                duration_ms=signal.duration_ms,
+                is_error=is_error,
+            )
+        )
+    elif isinstance(node, A2aTaskNode):
+        turn.emit(
+            ev.AgentCallCompleted(
+                node_id=node.id,
+                visit=signal.visit,
+                agent=node.agent,
+                skill=node.skill,
                 duration_ms=signal.duration_ms,
                 is_error=is_error,
             )

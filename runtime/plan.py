@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runtime.expr import Expression, compile_expression
-from runtime.graph import END, Graph, HttpNode, JoinNode, ModelNode, PythonFnNode, WaitNode
+from runtime.graph import END, A2aTaskNode, Graph, HttpNode, JoinNode, ModelNode, PythonFnNode, WaitNode
 from runtime.template import Template, compile_template
 
 
@@ -110,7 +110,7 @@ EDGE_PENDING, EDGE_FIRED, EDGE_DEAD, EDGE_ARMED, EDGE_REFUSED = range(5)
 def _templated(node: Any) -> Any:
     """The part of a node that is rendered when a visit starts."""
     match node:
-        case PythonFnNode():
+        case PythonFnNode() | A2aTaskNode():
             return node.input_mapping
         case ModelNode():
             return {"prompt": node.prompt, "system_prompt": node.system_prompt}

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from runtime.errors import BadRequest
-from runtime.graph import HttpNode, JoinNode, ModelNode, Node, PythonFnNode, ToolPolicy
+from runtime.graph import A2aTaskNode, HttpNode, JoinNode, ModelNode, Node, PythonFnNode, ToolPolicy
 from runtime.redaction import DataPolicy
 
 Scope = Literal["tenant", "workflow", "node"]
@@ -99,6 +99,9 @@ def tool_names(node: Node) -> tuple[str, ...]:
             return (f"{node.module}:{node.function}", f"{node.module}.{node.function}", "python_fn")
         case HttpNode():
             return (node.id, "http")
+        case A2aTaskNode():
+            named = (f"{node.agent}/{node.skill}", node.skill) if node.skill else ()
+            return (*named, node.agent, "a2a_task")
         case _:
             return ()
 

@@ -320,7 +320,9 @@ def _node_failed(state: ExecutionState, plan: Plan, event: ev.NodeFailed, at: in
         _settle(state, plan, event.node_id, record, event.fired, event.held)
 
 
-def _tool_called(state: ExecutionState, plan: Plan, event: ev.ToolCallCompleted, at: int) -> None:
+def _tool_called(
+    state: ExecutionState, plan: Plan, event: ev.ToolCallCompleted | ev.AgentCallCompleted, at: int
+) -> None:
     """Said for those who read the log."""
 
 
@@ -464,6 +466,7 @@ _APPLY: dict[type, Callable[[ExecutionState, Plan, Any, int], None]] = {
     ev.NodeStarted: _node_started,
     ev.NodeCompleted: _node_completed,
     ev.ToolCallCompleted: _tool_called,
+    ev.AgentCallCompleted: _tool_called,
     ev.NodeFailed: _node_failed,
     ev.NodeSkipped: _node_skipped,
     ev.NodeCancelled: _node_cancelled,

@@ -39,7 +39,7 @@ class AgentRegistry:
 
     def __init__(self, store: Store, settings: Settings, fetcher: CardFetcher | None = None) -> None:
         self._store = store
-        self._fetcher = fetcher or CardFetcher(EgressPolicy.parse(settings.discovery_allow))
+        self._fetcher = fetcher or CardFetcher.of_strangers(EgressPolicy.parse(settings.discovery_allow))
         self._stale_after_ms = settings.agent_heartbeat * MISSED_MAX * 1_000
         self._expiry_ms = settings.agent_expiry * 1_000 if settings.agent_expiry else None
         self._clock = DatabaseClock()

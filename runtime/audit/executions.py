@@ -1,6 +1,7 @@
 """Which events of an execution are audited, and what the entry says of each."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ AUDITED = (
     ev.NodeCompleted,
     ev.NodeFailed,
     ev.ToolCallCompleted,
+    ev.AgentCallCompleted,
     ev.WorkflowCompleted,
     ev.WorkflowFailed,
     ev.WorkflowLimitExceeded,
@@ -43,6 +45,8 @@ def audited(
     for event, row in happened:
         if isinstance(event, AUDITED):
             by = origin if origin is not None and isinstance(event, REQUESTED) else agent
+            if isinstance(event, ev.AgentCallCompleted):
+                by = Origin(actor_id=f"agent:{event.agent}", actor_type="agent")
             entries.append(_entry(execution_id, event, row, by))
     return entries
 
@@ -69,6 +73,7 @@ _DECISIONS: dict[type, PolicyDecision] = {
 
 def _details(event: Event) -> str | None:
     """What a reader of the log wants to know without looking up the event."""
+    said: dict[str, Any]
     match event:
         case ev.ApprovalReceived():
             said = {"decision": event.decision, "user_id": event.user_id, "comment": event.comment}
@@ -76,6 +81,8 @@ def _details(event: Event) -> str | None:
             said = {"reason": event.reason}
         case ev.PolicyViolation() | ev.ToolApprovalRequired():
             said = {"tool": event.tool, "rule": event.rule, "policy_scope": event.policy_scope}
+        case ev.AgentCallCompleted():
+            said = {"skill": event.skill, "duration_ms": event.duration_ms, "is_error": event.is_error}
         case ev.NodeFailed() | ev.WorkflowFailed():
             said = {"error_class": event.error_class}
         case _:

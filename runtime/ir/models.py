@@ -206,6 +206,13 @@ class McpServerConfig(Part):
     command: Any = None
 
 
+class RemoteAgentConfig(Part):
+    """An entry of ``remote_agents``. ``auth`` names a secret under ``token_env``."""
+
+    url: Annotated[str, AfterValidator(_base_url)]
+    auth: dict[str, Any] = {}
+
+
 class Resources(Part):
     """What the execution's own actor asks of Ray; ``memory`` in bytes."""
 
@@ -266,6 +273,7 @@ class WorkflowIr(Part):
     timeouts: TimeoutConfig = TimeoutConfig()
     models: dict[str, ModelConfig] = {}
     mcp_servers: dict[str, McpServerConfig] = {}
+    remote_agents: dict[str, RemoteAgentConfig] = {}
     labels: Labels = {}
     max_steps: Annotated[int, Field(ge=1, le=STEPS_MAX)] | None = None
     isolation: Literal["shared", "dedicated"] | None = None
@@ -488,6 +496,18 @@ class ModelKind(Kind):
     options: dict[str, Any] = {}
 
 
+class A2aTaskKind(Kind):
+    """``remote_agent`` is a name in ``remote_agents`` or the id of a registered agent; or ``agent_url``."""
+
+    remote_agent: str | None = None
+    agent_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    skill: str | None = None
+    input_mapping: dict[str, Any] = {}
+    stream: bool = False
+    auth: dict[str, Any] = {}
+    on_input_required: str | None = None
+
+
 KINDS: dict[str, type[Kind]] = {
     "condition": ConditionKind,
     "branch": ConditionKind,
@@ -499,6 +519,7 @@ KINDS: dict[str, type[Kind]] = {
     "python_fn": PythonFnKind,
     "model": ModelKind,
     "http": HttpKind,
+    "a2a_task": A2aTaskKind,
 }
 
 END_KIND = END

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from runtime.graph import (
+    A2aTaskNode,
     ConditionNode,
     HttpNode,
     HumanApprovalNode,
@@ -21,6 +23,7 @@ from runtime.headers import header_name_problem
 from runtime.ir.checks import Checks
 from runtime.ir.models import (
     BUILT_IN_RETRIES,
+    A2aTaskKind,
     ConditionKind,
     CustomMerge,
     HttpKind,
@@ -41,6 +44,7 @@ from runtime.providers import PROVIDERS, provider_named, provider_of
 
 MODEL_TIMEOUT_MS = 60_000
 HTTP_TIMEOUT_MS = 60_000
+A2A_TIMEOUT_MS = 300_000
 
 _STATE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PROMPT_FILE = re.compile(r"\S+\.(?:md|txt|j2|jinja2?|prompt)")
@@ -183,6 +187,42 @@ class NodeBuilder:
             accept=tuple(kind.accept_status),
         )
 
+    def _a2a_task(self, node_id: str, kind: A2aTaskKind) -> Node | None:
+        if not kind.remote_agent and not kind.agent_url:
+            self._report.at_node(node_id, "remote_agent or agent_url is required")
+            return None
+        self._checks.template(node_id, "input_mapping", kind.input_mapping)
+        if kind.on_input_required not in (None, "fail"):
+            self._report.warn_at_node(
+                node_id,
+                f"on_input_required {kind.on_input_required!r} has no effect: an agent that asks for more"
+                " input fails the node with the class input_required",
+            )
+        config = self._ir.remote_agents.get(kind.remote_agent or "")
+        auth = kind.auth or (config.auth if config is not None else {})
+        timeout = self._call_timeout(kind)
+        return A2aTaskNode(
+            **self._common(node_id, kind),
+            output_key=kind.output_key or node_id,
+            timeout_ms=A2A_TIMEOUT_MS if timeout is None else timeout,
+            agent=kind.remote_agent or urlsplit(kind.agent_url or "").netloc,
+            url=kind.agent_url or (config.url if config is not None else None),
+            skill=kind.skill or None,
+            input_mapping=kind.input_mapping,
+            stream=kind.stream,
+            token_env=self._token_env(node_id, auth),
+        )
+
+    def _token_env(self, node_id: str, auth: dict[str, Any]) -> str | None:
+        """The secret that an ``auth`` names; what else it may say is left to the agent's card."""
+        name = next((auth[key] for key in ("token_env", "bearer_env", "env") if auth.get(key)), None)
+        if name is None:
+            return None
+        if not isinstance(name, str) or not self._policy.allows_secret(name):
+            self._report.at_node(node_id, f"auth names {name!r}, which is no secret (JAMJET_SECRETS)")
+            return None
+        return name
+
     def _model(self, node_id: str, kind: ModelKind) -> Node | None:
         prompt = kind.prompt or kind.prompt_ref
         config = self._model_config(node_id, kind)
@@ -293,4 +333,5 @@ _BUILDERS: dict[type[Kind], Callable[[NodeBuilder, str, Any], Node | None]] = {
     PythonFnKind: NodeBuilder._python_fn,
     ModelKind: NodeBuilder._model,
     HttpKind: NodeBuilder._http,
+    A2aTaskKind: NodeBuilder._a2a_task,
 }

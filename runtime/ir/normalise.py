@@ -163,7 +163,7 @@ class _Compilation:
         checks = Checks(self._policy, self._report)
         checks.keys_of_models({name: entry.model_dump() for name, entry in self._ir.models.items()})
         checks.secrets("mcp_servers", self._ir.model_dump(include={"mcp_servers"}))
-        checks.secrets("remote_agents", extras.get("remote_agents"))
+        checks.secrets("remote_agents", self._ir.model_dump(include={"remote_agents"}))
 
     def _kind(self, key: str, node: NodeDef) -> Kind | None:
         """The node's own part, or None if it is an end or cannot be read."""

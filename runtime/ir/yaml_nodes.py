@@ -45,7 +45,7 @@ _KNOWN: dict[str, str] = {
     "mcp_tool": "server tool output_schema",
     "subgraph": "workflow_ref workflow_version output_mapping",
     "eval": "scorers on_fail max_retries input_expr",
-    "a2a_task": "remote_agent agent_url skill stream on_input_required output_schema",
+    "a2a_task": "remote_agent agent_url skill stream auth on_input_required output_schema",
     "agent": "agent_ref autonomy system_prompt prompt model output_schema",
     "memory_retrieval": "connector_ref query_expr output_schema",
     "policy": "policy_ref on_violation",

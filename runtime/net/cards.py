@@ -35,12 +35,18 @@ class FoundCard(NamedTuple):
 
 
 class CardFetcher:
-    """Fetches cards. Public hosts are asked by https alone; by http, only what the policy lists."""
+    """Fetches cards, by the one way out or the other as a URL's scheme says."""
 
-    def __init__(self, policy: EgressPolicy, *, resolve: Resolve | None = None) -> None:
-        self._by_https = Egress(policy, resolve=resolve)
-        self._by_http = Egress(replace(policy, public=False), resolve=resolve)
+    def __init__(self, by_https: Egress, by_http: Egress) -> None:
+        self._by_https = by_https
+        self._by_http = by_http
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
+
+    @classmethod
+    def of_strangers(cls, policy: EgressPolicy, *, resolve: Resolve | None = None) -> "CardFetcher":
+        """Public hosts are asked by https alone; by http, only what the policy lists."""
+        inside = replace(policy, public=False)
+        return cls(Egress(policy, resolve=resolve), Egress(inside, resolve=resolve))
 
     async def fetch(self, url: str) -> FoundCard:
         """The card of the agent at a URL; one that ends in ``.json`` is the card's own.

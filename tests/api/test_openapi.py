@@ -82,7 +82,11 @@ def test_every_post_with_a_body_documents_it() -> None:
         name: operation["requestBody"] for name, operation in operations() if "requestBody" in operation
     }
     without = {name for name, _ in operations() if name.startswith("POST") and name not in bodies}
-    assert without == {"POST /executions/{execution_id}/cancel"}
+    agent = "POST /agents/{agent_id}"
+    assert without == {
+        "POST /executions/{execution_id}/cancel",
+        *(f"{agent}/{act}" for act in ("activate", "deactivate", "heartbeat")),
+    }
     assert set(bodies["POST /workflows"]["content"]) == {"application/json", "application/yaml"}
     for name, body in bodies.items():
         assert "properties" in body["content"]["application/json"]["schema"], name

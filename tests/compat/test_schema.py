@@ -62,7 +62,7 @@ def serving(database: Path) -> Iterator[str]:
     @contextlib.asynccontextmanager
     async def open_resources() -> AsyncIterator[Opened]:
         store = await open_store(str(database), migrate=False)
-        executions = LocalExecutions(store, Runner.over(settings_, Functions()))
+        executions = LocalExecutions(store, Runner.over(settings_, Functions(), store))
         await executions.open()
         agents = AgentRegistry(store, settings_)
         await agents.open()

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 
+from actors.agents.registry import AgentRegistry
 from actors.functions.caller import PooledFunctions
 from actors.local import LocalExecutions
 from actors.runner import Runner
@@ -48,12 +49,15 @@ async def installation(folder: Path, prepared: Prepared, files: dict[str, str]) 
     copyfile(prepared.bare, folder / "runtime.db")
     store = await open_store(str(folder / "runtime.db"), migrate=False)
     functions = PooledFunctions.in_process(settings)
-    runner = Runner.over(settings, functions)
+    runner = Runner.over(settings, functions, store)
     executions = LocalExecutions(store, runner)
     executions.host._env = settings.readable_env()
     await executions.open()
     try:
-        yield Api(settings, store, executions, functions, dict(prepared.tokens))  # type: ignore[arg-type]
+        agents = AgentRegistry(store, settings)
+        await agents.open()
+        yield Api(settings, store, executions, agents, functions, dict(prepared.tokens))  # type: ignore[arg-type]
+        await agents.close()
     finally:
         await executions.close()
         await functions.close()

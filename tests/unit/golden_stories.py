@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runtime.graph import (
+    A2aTaskNode,
     ConditionNode,
     HttpNode,
     HumanApprovalNode,
@@ -180,6 +181,24 @@ def http() -> Driver:
     return drive
 
 
+def agent() -> Driver:
+    """A remote agent that is busy at first, and then does what it is asked for."""
+    call = A2aTaskNode(
+        id="review",
+        agent="reviewer",
+        skill="security_review",
+        input_mapping={"code": "{{ state.code }}"},
+        output_key="verdict",
+        retry=RetryPolicy(max_attempts=2, initial_delay_ms=300),
+    )
+    drive = Driver(graph_of("review>end", nodes=(call,)))
+    drive.start(code="x = 1")
+    drive.error("review", "io_error", duration_ms=4)
+    drive.wake()
+    drive.ok("review", {"safe": True}, duration_ms=21)
+    return drive
+
+
 def held() -> Driver:
     """A start that waited for a slot, and then for its suspended tenant."""
     drive = Driver(graph_of("first>second", "second>end", timeout_ms=60_000))
@@ -214,7 +233,7 @@ def nap() -> WaitNode:
 
 STORIES: dict[str, Callable[[], Driver]] = {
     story.__name__: story
-    for story in (line, loop, approval, retry, join, wait, cancel, limit, http, held, policy)
+    for story in (line, loop, approval, retry, join, wait, cancel, limit, http, agent, held, policy)
 }
 
 

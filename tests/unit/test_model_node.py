@@ -19,6 +19,7 @@ from runtime.nodes.models.endpoint import Endpoints
 from runtime.nodes.models.prices import Prices, load_prices, read_prices
 from runtime.providers import PROVIDERS, VARIABLES, VENDORS
 from runtime.signals import NodeErrored, NodeSucceeded
+from runtime.store.memory import MemoryStore
 from tests.fixtures.http_server import http_server, reply
 from tests.fixtures.model_wire import openai, streamed
 from tests.fixtures.models import CALL, KEY, variables
@@ -255,6 +256,9 @@ def test_every_provider_is_reached_safely() -> None:
 # --- the runner -----------------------------------------------------------------------------------
 
 
+STORE = MemoryStore(lambda: 0)
+
+
 class NoFunctions:
     async def call(self, effect: Any, node: Any, *, tenant_id: str) -> Any:
         raise AssertionError
@@ -269,7 +273,10 @@ async def test_the_runner_passes_pieces_on_with_call_and_attempt() -> None:
     pieces: list[tuple[str, int, str]] = []
     async with http_server(streamed(openai("a", "b"))) as server:
         runner = Runner.over(
-            Settings(env=variables(server.url)), NoFunctions(), on_token=lambda *piece: pieces.append(piece)
+            Settings(env=variables(server.url)),
+            NoFunctions(),
+            MemoryStore(lambda: 0),
+            on_token=lambda *piece: pieces.append(piece),
         )
         node = ModelNode(id="ask", provider="openai", model="gpt-4o", prompt="", timeout_ms=5_000)
         result = await runner.run(effect(node), tenant_id="default")
@@ -283,7 +290,7 @@ async def test_the_runner_passes_pieces_on_with_call_and_attempt() -> None:
 
 async def test_the_runner_tells_of_a_refusal() -> None:
     async with http_server(reply(429, {"error": {"message": "slow down"}}, retry_after="3")) as server:
-        runner = Runner.over(Settings(env=variables(server.url)), NoFunctions())
+        runner = Runner.over(Settings(env=variables(server.url)), NoFunctions(), STORE)
         node = ModelNode(id="ask", provider="anthropic", model="m", prompt="", timeout_ms=5_000)
         result = await runner.run(effect(node), tenant_id="default")
         await runner.close()
@@ -294,7 +301,12 @@ async def test_the_runner_tells_of_a_refusal() -> None:
 
 async def test_scripted_answers_stream_too() -> None:
     pieces: list[str] = []
-    runner = Runner.over(Settings(), NoFunctions(), on_token=lambda key, attempt, text: pieces.append(text))
+    runner = Runner.over(
+        Settings(),
+        NoFunctions(),
+        MemoryStore(lambda: 0),
+        on_token=lambda key, attempt, text: pieces.append(text),
+    )
     options = {"responses": ["  Two  words \n"]}
     node = ModelNode(id="ask", provider="scripted", model="m", prompt="", options=options)
     result = await runner.run(effect(node), tenant_id="default")
@@ -305,7 +317,7 @@ async def test_scripted_answers_stream_too() -> None:
 
 
 async def test_a_scripted_failure_and_a_scripted_delay() -> None:
-    runner = Runner.over(Settings(), NoFunctions())
+    runner = Runner.over(Settings(), NoFunctions(), STORE)
     options = {"responses": [{"error": "rate_limit", "message": "busy", "times": 2}, "x"]}
     node = ModelNode(id="ask", provider="scripted", model="m", prompt="", options=options)
     failed = await runner.run(effect(node, 2), tenant_id="default")
@@ -321,7 +333,7 @@ async def test_a_scripted_failure_and_a_scripted_delay() -> None:
 
 
 async def test_a_scripted_answer_may_be_asked_to_fit_a_schema() -> None:
-    runner = Runner.over(Settings(), NoFunctions())
+    runner = Runner.over(Settings(), NoFunctions(), STORE)
     schema = {"type": "object"}
     node = ModelNode(
         id="ask",
