@@ -1,6 +1,7 @@
 """What a replica works with, opened once by the app's lifespan."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 
@@ -12,10 +13,19 @@ from actors.port import Executions
 from actors.settings import Settings
 from api.auth import Authenticator, Principal
 from api.exposition import Exposition
+from api.federation.published import Published
 from api.origin import origin_of
 from api.refusals import Refusals
 from api.streaming import Streams
 from runtime.store.port import Store, TenantStore
+
+
+@dataclass
+class Lazy:
+    """What is made at its first use."""
+
+    a2a: Any = None
+    """The dispatcher of the A2A server."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class Resources:
     streams: Streams
     exposition: Exposition
     agents: Agents
+    published: Published
+    lazy: "Lazy"
 
     @classmethod
     def over(
@@ -52,6 +64,8 @@ class Resources:
             Streams(),
             Exposition(metrics or Metrics(), store.system, executions),
             agents,
+            Published(store, settings),
+            Lazy(),
         )
 
     def execution(self, execution_id: str, tenant_id: str) -> ExecutionHandle:

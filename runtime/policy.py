@@ -20,6 +20,8 @@ class TenantPolicy(ToolPolicy, frozen=True, kw_only=True):
     """What a tenant's operators decide for all its workflows."""
 
     reviewers_may_approve: bool = False
+    publish: bool = False
+    """Its active agents, and its workflows that are exposed to A2A, are told to everybody."""
     data_policy: DataPolicy | None = None
 
 

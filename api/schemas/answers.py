@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 Status = Literal["running", "paused", "completed", "failed", "cancelled", "limit_exceeded"]
 
@@ -306,6 +306,44 @@ class AgentCall(BaseModel):
 
 class AgentTrace(BaseModel):
     events: list[AgentCall]
+
+
+class DidDocument(BaseModel):
+    """W3C DID document."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    context: list[str] = Field(alias="@context")
+    id: str
+    verificationMethod: list[dict[str, Any]]
+    authentication: list[str]
+    assertionMethod: list[str]
+    service: list[dict[str, str]]
+
+
+class AgentCardDocument(BaseModel):
+    """The card of the runtime: the fields of A2A's cards beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    uri: str
+    name: str
+    description: str
+    version: str
+    url: str
+    supportedInterfaces: list[dict[str, Any]]
+    skills: list[dict[str, Any]]
+    capabilities: dict[str, Any]
+
+
+class RpcAnswer(BaseModel):
+    """An answer of JSON-RPC 2.0."""
+
+    jsonrpc: Literal["2.0"]
+    id: str | int | None
+    result: Any = None
+    error: dict[str, Any] | None = None
 
 
 class AuditEntry(BaseModel):
