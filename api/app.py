@@ -14,6 +14,7 @@ from actors.port import Executions
 from actors.settings import VERSION, Settings
 from api import docs, errors
 from api.compat import CompatPrefix
+from api.mcp import route as mcp
 from api.observe import Observed
 from api.resources import Resources
 from api.routers import audit, health, tenants, tokens, workers, workflows
@@ -62,7 +63,7 @@ def build_app(
     )
     if store is not None and executions is not None:
         app.state.resources = Resources.over(settings, store, executions, own)
-    for part in (health, metric_routes, workflows, execution_routes, workers, tokens, tenants, audit):
+    for part in (health, metric_routes, workflows, execution_routes, workers, tokens, tenants, audit, mcp):
         app.include_router(part.routes)
     app.include_router(_docs())
     app.add_middleware(Observed, metrics=own)

@@ -27,8 +27,10 @@ REACHES: dict[Access, set[str]] = {
     "operate": {"operator"},
     "administer": {"operator"},
 }
-ALSO_SUSPENDED = ("/executions/{execution_id}/cancel", "/tokens/{token_id}")
-"""What a suspended tenant may change: it may stop what runs, and lock out who has its tokens."""
+ALSO_SUSPENDED = ("/executions/{execution_id}/cancel", "/tokens/{token_id}", "/mcp")
+"""What a suspended tenant may change: it may stop what runs, and lock out who has its tokens.
+
+``/mcp`` changes nothing itself: what its tools ask for is refused or not by the routes that they ask."""
 
 
 @dataclass(frozen=True)
