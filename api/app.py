@@ -15,6 +15,7 @@ from actors.port import Executions
 from actors.settings import VERSION, Settings
 from api import docs, errors
 from api.compat import CompatPrefix
+from api.mcp import route as mcp
 from api.observe import Observed
 from api.resources import Resources
 from api.routers import agents as agent_routes
@@ -69,7 +70,7 @@ def build_app(
         app.state.resources = Resources.over(settings, store, executions, agents, own)
     for part in (
         *(health, metric_routes, workflows, execution_routes, agent_routes),
-        *(federation, workers, tokens, tenants, audit),
+        *(federation, mcp, workers, tokens, tenants, audit),
     ):
         app.include_router(part.routes)
     app.include_router(_docs())

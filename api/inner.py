@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import orjson
 from fastapi import Request
@@ -117,7 +118,7 @@ def _scope(outer: Request, method: str, path: str, has_body: bool, headers: dict
         **kept,
         "type": "http",
         "method": method,
-        "path": plain,
+        "path": unquote(plain),
         "raw_path": plain.encode(),
         "query_string": query.encode(),
         "root_path": "",

@@ -64,10 +64,19 @@ async def read_json(request: Request, *, empty: Any = None) -> tuple[bytes, Any]
     data = await read_body(request)
     if not data and empty is not None:
         return data, empty
+    require_json(request)
+    return data, jsonvalue.parse(data, what="the body")
+
+
+def require_json(request: Request) -> None:
+    """Refuse what does not say that it is JSON: pages of other sites may send all else without asking.
+
+    Raises:
+        UnsupportedMediaType
+    """
     given = media_type(request)
     if given != "application/json" and not given.endswith("+json"):
         raise UnsupportedMediaType(f"{given or 'no content-type'}: send application/json")
-    return data, jsonvalue.parse(data, what="the body")
 
 
 def validated(model: type[Body], value: Any) -> Body:

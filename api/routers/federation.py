@@ -8,10 +8,10 @@ from fastapi import Request
 from starlette.responses import Response
 
 from api import render
-from api.requests import read_body
+from api.requests import read_body, require_json
 from api.resources import resources
 from api.routing import answers, declared, router
-from api.schemas import AgentCardDocument, DidDocument, RpcAnswer, RpcBody
+from api.schemas import AgentCardDocument, DidDocument
 
 routes = router("federation")
 
@@ -37,16 +37,13 @@ async def get_a2a_agent_card(request: Request) -> Response:
     return await _card(request)
 
 
-@routes.post(
-    "/a2a",
-    responses=answers(RpcAnswer, refusals=(413,)),
-    openapi_extra=declared("read", RpcBody, while_suspended=True),
-)
+@routes.post("/a2a", include_in_schema=False, openapi_extra=declared("read", while_suspended=True))
 async def a2a(request: Request) -> Response:
     """A2A over JSON-RPC, 1.0 and 0.3: a task is an execution. What a call may do, its token may do by REST.
 
     Streaming methods answer with Server-Sent Events.
     """
+    require_json(request)
     body = await read_body(request)
     server = await _imported("api.federation.a2a_server")
     here = resources(request)

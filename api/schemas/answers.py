@@ -337,15 +337,6 @@ class AgentCardDocument(BaseModel):
     capabilities: dict[str, Any]
 
 
-class RpcAnswer(BaseModel):
-    """An answer of JSON-RPC 2.0."""
-
-    jsonrpc: Literal["2.0"]
-    id: str | int | None
-    result: Any = None
-    error: dict[str, Any] | None = None
-
-
 class AuditEntry(BaseModel):
     id: str
     execution_id: str | None

@@ -75,17 +75,6 @@ class DiscoverBody(_Body):
     url: str = Field(min_length=1, max_length=2_048)
 
 
-class RpcBody(_Body):
-    """A request of JSON-RPC 2.0."""
-
-    model_config = ConfigDict(extra="allow")
-
-    jsonrpc: Literal["2.0"]
-    method: str
-    id: str | int | None = None
-    params: Any = None
-
-
 class TenantLimitsBody(_Body):
     """What a tenant may have at most; null or left out: no limit. Other limits are refused."""
 

@@ -323,7 +323,10 @@ async def test_wrong_requests_are_json_rpcs_errors(bare_api: Api, body: Any, cod
 async def test_what_is_no_json_and_what_is_too_large(bare_api: Api) -> None:
     broken = await bare_api.ask("POST", "/a2a", content=b"{", headers={"Content-Type": "application/json"})
     assert broken.json()["error"]["code"] == -32700
-    large = await bare_api.ask("POST", "/a2a", content=b"x" * 1_048_577)
+    plain = await bare_api.ask("POST", "/a2a", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert plain.status_code == 415
+    sent = {"Content-Type": "application/json"}
+    large = await bare_api.ask("POST", "/a2a", content=b"x" * 1_048_577, headers=sent)
     assert large.status_code == 413
 
 

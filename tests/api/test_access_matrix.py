@@ -27,8 +27,10 @@ REACHES: dict[Access, set[str]] = {
     "operate": {"operator"},
     "administer": {"operator"},
 }
-ALSO_SUSPENDED = ("/executions/{execution_id}/cancel", "/tokens/{token_id}")
-"""What a suspended tenant may change: it may stop what runs, and lock out who has its tokens."""
+ALSO_SUSPENDED = ("/executions/{execution_id}/cancel", "/tokens/{token_id}", "/mcp", "/a2a")
+"""What a suspended tenant may change: it may stop what runs, and lock out who has its tokens.
+
+The last two change nothing themselves: what they are asked for, the routes that they ask refuse or not."""
 
 
 @dataclass(frozen=True)
