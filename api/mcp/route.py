@@ -8,11 +8,12 @@ import asyncio
 import importlib
 import ipaddress
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.responses import Response
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from api.requests import read_json, request_id
 from api.routing import declared, router
@@ -28,14 +29,17 @@ _SET = {b"accept": b"application/json, text/event-stream", b"content-type": b"ap
 async def exchange(request: Request) -> Response:
     """One JSON-RPC message, and its answer as JSON; 202 without one for a notification.
 
-    There is no stream to open and no session to end, so GET and DELETE are 405.
+    Who asks for progress gets it as Server-Sent Events, with the answer as the last one. There is no other
+    stream to open and no session to end, so GET and DELETE are 405.
     """
     _check_origin(request)
-    data, _ = await read_json(request)
+    data, message = await read_json(request)
     if _SERVER not in sys.modules:
         await asyncio.to_thread(importlib.import_module, _SERVER)
     from api.mcp.server import serve
 
+    if _asks_for_progress(message) and _takes_events(request):
+        return _Stream(request, data)
     answer = _Answer()
     await serve(_scope(request), _Body(request, data).receive, answer.send)
     return answer.response()
@@ -49,6 +53,31 @@ def _scope(request: Request) -> Scope:
     own = {**_SET, b"x-request-id": request_id(request).encode()}
     kept = [header for header in request.scope["headers"] if header[0] not in own]
     return {**request.scope, "headers": [*kept, *own.items()]}
+
+
+def _asks_for_progress(message: Any) -> bool:
+    params = message.get("params") if isinstance(message, dict) else None
+    meta = params.get("_meta") if isinstance(params, dict) else None
+    return isinstance(meta, dict) and meta.get("progressToken") is not None
+
+
+def _takes_events(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+class _Stream(Response):
+    """What the library answers, passed on as it comes."""
+
+    def __init__(self, request: Request, data: bytes) -> None:
+        super().__init__()
+        self._request = request
+        self._data = data
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from api.mcp.server import serve
+
+        body = _Body(self._request, self._data)
+        await serve(_scope(self._request), body.receive, send, streams=True)
 
 
 class _Body:

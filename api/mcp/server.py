@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from actors.settings import VERSION
 from api.inner import InnerAnswer, ask
 from api.mcp.arguments import problem_of
+from api.mcp.progress import followed
 from api.mcp.results import refusal, result_of
 from api.mcp.tools import TOOLS, Tool
 from api.mcp.workflows import LIST, PREFIX, workflow_tools
@@ -42,14 +43,15 @@ Params = TypeVar("Params")
 Result = TypeVar("Result")
 
 
-async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+async def serve(scope: Scope, receive: Receive, send: Send, *, streams: bool = False) -> None:
     """Serve one HTTP exchange, which may be an ``initialize`` of the older versions or all of a modern one.
 
     The manager is this exchange's own: without sessions it has nothing to keep between two of them, and so
-    all of its tasks end here, and a failure in one exchange is no other's.
+    all of its tasks end here, and a failure in one exchange is no other's. ``streams``: the answer may be a
+    stream of events.
     """
     manager = StreamableHTTPSessionManager(
-        _SERVER, stateless=True, json_response=True, max_request_body_size=BODY_BYTES_MAX
+        _SERVER, stateless=True, json_response=not streams, max_request_body_size=BODY_BYTES_MAX
     )
     async with manager.run():
         await manager.handle_request(scope, receive, send)
@@ -97,6 +99,8 @@ async def _call_tool(context: Context, params: types.CallToolRequestParams) -> t
     if problem is not None:
         return refusal(problem)
     asked = tool.ask(given)
+    if asked.wait_s is not None and (context.meta or {}).get("progress_token") is not None:
+        return result_of(tool, await followed(_outer(context), asked, context.session.report_progress))
     answer = await ask(_outer(context), asked.method, asked.path, asked.body, headers=asked.headers)
     return result_of(tool, answer)
 

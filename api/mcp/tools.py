@@ -28,6 +28,8 @@ class Ask(NamedTuple):
     """With its query."""
     body: dict[str, Any] | None = None
     headers: dict[str, str] | None = None
+    wait_s: int | None = None
+    """Of a start: how long its end is waited for."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def start(workflow_id: str, version: str | None, input: Any, wait_s: int, key: s
     headers = {"Prefer": f"wait={wait_s}"}
     if key is not None:
         headers["Idempotency-Key"] = key
-    return Ask("POST", "/executions", body, headers)
+    return Ask("POST", "/executions", body, headers, wait_s)
 
 
 def _run(given: Given) -> Ask:

@@ -83,9 +83,9 @@ class A2aExecutor:
         """
         timeout_s = None if node.timeout_ms is None else node.timeout_ms / 1_000
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
                 card = await self._card(node, tenant_id)
-                return await self._called(node, card, rendered, key, on_text)
+                return await self._called(node, card, rendered, key, on_text, deadline)
         except TimeoutError as error:
             raise AgentFailed(f"agent {node.agent} did not end in time", "timeout") from error
         except EgressError as error:
@@ -122,6 +122,7 @@ class A2aExecutor:
         rendered: Mapping[str, Any],
         key: str,
         on_text: Callable[[str], None],
+        deadline: asyncio.Timeout,
     ) -> JsonValue:
         # The SDK takes a quarter of a second to import, and most executions call no agent.
         from a2a.utils.errors import A2AError
@@ -134,11 +135,8 @@ class A2aExecutor:
             except A2AError as error:
                 raise self._refused(node.agent, error) from error
             except asyncio.CancelledError as error:
-                if STOPPED in error.args:
+                if STOPPED in error.args or deadline.expired():
                     await call.cancel()
-                raise
-            except TimeoutError:
-                await call.cancel()
                 raise
 
     @contextlib.asynccontextmanager

@@ -21,7 +21,9 @@ from api.inner import InnerAnswer
 from api.mcp.tools import TOOLS
 from api.mcp.workflows import input_schema, tool_names, workflow_tools
 from api.requests import BODY_BYTES_MAX
-from tests.fixtures.api import OTHER_TENANT, Api, assert_refused, eventually
+from tests.fixtures.api import APPROVE, COUNT, HANG, OTHER_TENANT, Api, assert_refused, eventually
+from tests.fixtures.http_server import http_server, reply
+from tests.fixtures.served import served
 
 URL = "http://localhost:7700/mcp"
 MODERN = "2026-07-28"
@@ -189,7 +191,7 @@ async def test_every_tool_says_what_it_takes_and_does(client: Client) -> None:
     ],
 )
 def test_a_tool_is_one_request_of_the_rest_api(tool: str, arguments: dict[str, Any], expected: Any) -> None:
-    assert tuple(TOOLS[tool].ask(arguments)) == expected
+    assert TOOLS[tool].ask(arguments)[:4] == expected
 
 
 # --- executions -----------------------------------------------------------------------------------
@@ -263,9 +265,7 @@ async def test_the_same_key_starts_one_execution(client: Client) -> None:
 
 
 async def test_any_request_may_reach_any_replica(api: Api) -> None:
-    other = build_app(
-        api.settings, store=api.store, executions=api.executions, agents=api.agents
-    )
+    other = build_app(api.settings, store=api.store, executions=api.executions, agents=api.agents)
     async with connected(api, replicas=Replicas(api.app, other)) as client:
         execution = await called(client, "jamjet_run_workflow", workflow_id="hang", wait_seconds=0)
         for _ in range(2):
@@ -713,3 +713,93 @@ def test_an_input_schema_is_about_an_object(given: Any, expected: dict[str, Any]
 
 def test_a_list_of_today_opens_nothing() -> None:
     assert workflow_tools({"workflows": [{"workflow_id": "count", "version": "1.0.0"}]}) == {}
+
+
+# --- over a real socket, with nothing replaced ----------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def over_a_socket(api: Api) -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {api.tokens['developer']}"}
+    async with (
+        served(api.app) as url,
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http)) as client,
+    ):
+        yield client
+
+
+async def test_an_exposed_workflow_is_listed_run_and_told_step_by_step(bare_api: Api) -> None:
+    told: list[tuple[float, str | None]] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message))
+
+    schema = {"n": "int", "note": "str"}
+    await bare_api.register({**COUNT, "expose": ["mcp"], "description": "Counts.", "state_schema": schema})
+    async with over_a_socket(bare_api) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert tools["run_count"].description == "Counts."
+        assert tools["run_count"].input_schema["properties"] == {
+            "n": {"type": "integer"},
+            "note": {"type": "string"},
+        }
+        result = await client.call_tool("run_count", {"n": 4}, progress_callback=on_progress)
+
+    assert result.structured_content is not None
+    assert result.structured_content["output"] == {"n": 5}
+    assert ("NodeCompleted: only") in [message for _, message in told]
+    assert [progress for progress, _ in told] == sorted({progress for progress, _ in told})
+
+
+async def test_progress_ends_where_the_workflow_pauses(bare_api: Api) -> None:
+    told: list[str | None] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message)
+
+    await bare_api.register(APPROVE)
+    async with over_a_socket(bare_api) as client:
+        result = await client.call_tool(
+            "jamjet_run_workflow", {"workflow_id": "approve"}, progress_callback=on_progress
+        )
+
+    assert result.structured_content is not None
+    assert result.structured_content["status"] == "paused"
+    assert "InterruptRaised: gate" in told
+
+
+async def test_a_workflow_that_hangs_is_cancelled_from_beside(bare_api: Api) -> None:
+    await bare_api.register(HANG)
+    async with over_a_socket(bare_api) as client:
+        running = asyncio.create_task(
+            client.call_tool("jamjet_run_workflow", {"workflow_id": "hang"}, progress_callback=_ignore)
+        )
+        listed = await eventually(lambda: _running(client))
+        await called(client, "jamjet_cancel_execution", execution_id=listed[0]["execution_id"])
+        result = await running
+
+    assert result.structured_content is not None
+    assert result.structured_content["status"] == "cancelled"
+
+
+async def _running(client: Client) -> list[dict[str, Any]]:
+    listed = await called(client, "jamjet_list_executions", status="running")
+    found: list[dict[str, Any]] = listed["executions"]
+    return found
+
+
+async def _ignore(progress: float, total: float | None, message: str | None) -> None:
+    """Asked for, so that the answer is a stream."""
+
+
+async def test_agents_are_listed_and_discovered(bare_api: Api) -> None:
+    card = {"name": "Far Agent", "capabilities": {"skills": [{"name": "far"}]}}
+    async with http_server(reply(200, card)) as server, over_a_socket(bare_api) as client:
+        found = await called(client, "jamjet_discover_agent", url=server.url)
+        listed = await called(client, "jamjet_list_agents", skill="far")
+        nobody = "http://127.0.0.1:1"
+        assert "unreachable: " in await refused(client, "jamjet_discover_agent", url=nobody)
+
+    assert found["id"] == "far-agent"
+    assert [agent["id"] for agent in listed["agents"]] == ["far-agent"]
