@@ -53,6 +53,7 @@ class Agent:
     def __init__(self, version: str, answer: Answer, *, streaming: bool = False, **card_fields: Any) -> None:
         self.version = version
         self.methods: list[str] = []
+        self.looked_at = asyncio.Event()
         self.params: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._answer = answer
@@ -67,6 +68,8 @@ class Agent:
             return
         call = asked.json()
         self.methods.append(call["method"])
+        if call["method"] == "GetTask":
+            self.looked_at.set()
         self.params.append(call["params"])
         self.headers.append(asked.headers)
         result = self._answer(call["method"], call["params"])
@@ -118,6 +121,11 @@ def task(version: str, state: str, *, text: str = "", artifacts: Any = ()) -> di
 def sent(version: str, found: dict[str, Any]) -> dict[str, Any]:
     """The result of sending a message."""
     return {"task": found} if version == "1.0" else found
+
+
+def never_done(method: str, params: Any) -> Any:
+    found = task("1.0", "working")
+    return sent("1.0", found) if method == "SendMessage" else found
 
 
 class World:
@@ -327,12 +335,7 @@ async def test_an_agent_that_gives_the_token_back_does_not_get_it_into_an_error(
 
 
 async def test_a_task_that_takes_too_long_is_cancelled(world_of: Any) -> None:
-    agent = Agent(
-        "1.0",
-        lambda method, _: (
-            task("1.0", "working") if method != "SendMessage" else sent("1.0", task("1.0", "working"))
-        ),
-    )
+    agent = Agent("1.0", never_done)
     world = await world_of(agent)
     result = await world.run(timeout_ms=700)
     assert isinstance(result, NodeErrored)
@@ -344,16 +347,10 @@ async def test_a_task_that_takes_too_long_is_cancelled(world_of: Any) -> None:
 async def test_a_stopped_attempt_cancels_its_task_and_a_lost_one_does_not(
     world_of: Any, message: str | None, is_cancelled: bool
 ) -> None:
-    agent = Agent(
-        "1.0",
-        lambda method, _: (
-            task("1.0", "working") if method != "SendMessage" else sent("1.0", task("1.0", "working"))
-        ),
-    )
+    agent = Agent("1.0", never_done)
     world = await world_of(agent)
     running = asyncio.create_task(world.run())
-    while "GetTask" not in agent.methods:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(agent.looked_at.wait(), 10)
     running.cancel(message)
     with pytest.raises(asyncio.CancelledError):
         await running
