@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from api.cli import audit, config, dev, doctor, executions, init, logs, tenants, tokens, workers, workflows
+from api.cli import (
+    agents,
+    audit,
+    config,
+    dev,
+    doctor,
+    executions,
+    init,
+    logs,
+    tenants,
+    tokens,
+    workers,
+    workflows,
+)
 from api.cli.exits import EXIT_DETACHED, EXIT_OK, EXIT_USAGE, CliError
 from api.cli.output import note, print_line
 
@@ -34,6 +47,7 @@ app.command()(workflows.workflows)
 app.command()(workers.workers)
 app.add_typer(tokens.app, name="token")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(agents.app, name="agents")
 app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 
