@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import typer
 
-from api.cli.client import ApiClient, _duration
+from api.cli.client import ApiClient, duration
 from api.cli.exits import EXIT_NOT_FOUND, EXIT_USAGE, CliError
 from api.cli.options import Form, Token, Url
 from api.cli.output import Output, cell, note, print_json, print_line, print_rows
@@ -54,12 +54,6 @@ class Protocol(StrEnum):
     MCP = "mcp"
     A2A = "a2a"
     ANP = "anp"
-
-
-class _Client(ApiClient):
-    def delete(self, path: str) -> dict[str, Any]:
-        """DELETE; an answer that was lost is asked for again, as a repeat changes nothing more."""
-        return self._call("DELETE", path)
 
 
 @app.command("list")
@@ -168,7 +162,7 @@ def deactivate(agent_id: AgentId, url: Url = None, token: Token = None, output: 
 @app.command("archive")
 def archive(agent_id: AgentId, url: Url = None, token: Token = None, output: Form = Output.TABLE) -> None:
     """Archive a deactivated agent for good: it keeps its id, and cannot be activated again."""
-    with _Client(url, token) as client:
+    with ApiClient(url, token) as client:
         answer = client.delete(_path(agent_id))
     _done(answer, "archived", output)
 
@@ -285,7 +279,7 @@ def _age(time: str | None) -> str:
     if time is None:
         return "never"
     passed = datetime.now(UTC) - datetime.fromisoformat(time)
-    return f"{_duration(str(max(0, int(passed.total_seconds()))))} ago"
+    return f"{duration(str(max(0, int(passed.total_seconds()))))} ago"
 
 
 def _done(answer: dict[str, Any], what: str, output: Output) -> None:

@@ -85,6 +85,14 @@ class ApiClient:
         given = {name: value for name, value in params.items() if value is not None}
         return self._call("GET", path, params=given, timeout=timeout_s)
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """DELETE; an answer that was lost is asked for again, as a repeat changes nothing more.
+
+        Raises:
+            CliError: with the sentence and the exit code that the user gets.
+        """
+        return self._call("DELETE", path)
+
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """POST under a fresh Idempotency-Key; an answer that was lost is asked for again.
 
@@ -145,7 +153,7 @@ class ApiClient:
                 if delay_s is None:
                     raise CliError(_unreachable(self.url, error), EXIT_UNREACHABLE) from None
             else:
-                if response.status_code not in _TEMPORARY or delay_s is None:
+                if delay_s is None or not _is_temporary(response):
                     return response
                 delay_s = max(delay_s, min(_retry_after_s(response), _RETRY_AFTER_MAX_S))
             time.sleep(delay_s)
@@ -201,7 +209,7 @@ def _refusal(response: "httpx2.Response") -> str:
     if response.status_code == 401:
         return f"{error}: set JAMJET_TOKEN, or make a token with `jamjet token create`"
     if response.status_code == 429 and "Retry-After" in response.headers:
-        return f"{error}: try again in {_duration(response.headers['Retry-After'])}"
+        return f"{error}: try again in {duration(response.headers['Retry-After'])}"
     return error
 
 
@@ -213,6 +221,13 @@ def _unreachable(url: str, error: Exception) -> str:
     return f"no server answers at {url}: start one with `jamjet dev`, or set JAMJET_URL"
 
 
+def _is_temporary(response: "httpx2.Response") -> bool:
+    """Whether to ask again. What another server has not answered to ours, it will not the next moment."""
+    if response.status_code == 502:
+        return b'"code":"unreachable"' not in response.read()
+    return response.status_code in _TEMPORARY
+
+
 def _exit_of(status: int) -> int:
     return _EXITS.get(status, EXIT_UNREACHABLE if status >= 500 else EXIT_FAILED)
 
@@ -222,7 +237,7 @@ def _retry_after_s(response: "httpx2.Response") -> float:
     return float(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0.0
 
 
-def _duration(seconds: str) -> str:
+def duration(seconds: str) -> str:
     """A number of seconds in words; what is no number as it is."""
     if not seconds.isascii() or not seconds.isdigit():
         return seconds

@@ -190,7 +190,7 @@ def _read_a2a(value: dict[str, Any]) -> AgentCard:
     capabilities = _object(value, "capabilities")
     return AgentCard(
         id=_id(value),
-        uri=_url(value, "url") or (interfaces[0].url if interfaces else ""),
+        uri=_url(value, "uri") or _url(value, "url") or (interfaces[0].url if interfaces else ""),
         name=_text(value, "name", most=NAME_CHARS_MAX),
         description=_text(value, "description"),
         version=_text(value, "version", most=NAME_CHARS_MAX),

@@ -28,8 +28,6 @@ ODD_IDS = ["a b", "x/y", "50%", "what?#now", "é-agent", "..."]
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
     with running_stub() as stub:
-        handler: Any = stub.server.RequestHandlerClass
-        handler.do_DELETE = handler.do_GET
         monkeypatch.setenv("JAMJET_URL", stub.url)
         monkeypatch.setenv("JAMJET_TOKEN", "jj_secret")
         monkeypatch.setenv("NO_COLOR", "1")
