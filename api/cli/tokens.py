@@ -43,13 +43,17 @@ def create(
     tenant: Tenant = DEFAULT_TENANT,
     name: Annotated[str | None, typer.Option(help="A name to know it by.")] = None,
     expires_in: Annotated[str | None, typer.Option(help="Such as 12h or 30d.", metavar="TIME")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="The registered agent whose calls it is for.", metavar="ID")
+    ] = None,
     database: Database = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Make a token and print it, alone, on stdout. It cannot be shown again."""
     ttl_ms = None if expires_in is None else _ttl_ms(expires_in)
     token, row = on_database(
-        database, lambda store: make_token(store, role, tenant=tenant, name=name, ttl_ms=ttl_ms)
+        database,
+        lambda store: make_token(store, role, tenant=tenant, name=name, ttl_ms=ttl_ms, agent_id=agent),
     )
     if output is Output.JSON:
         print_json({"token": token, **_shown(row)})
@@ -67,7 +71,8 @@ def list_tokens(
     if output is Output.JSON:
         print_json({"tokens": rows})
     else:
-        print_rows(rows, ("id", "name", "role", "created_at", "expires_at", "revoked_at", "last_used_at"))
+        times = ("created_at", "expires_at", "revoked_at", "last_used_at")
+        print_rows(rows, ("id", "name", "role", *times, "agent_id"))
 
 
 @app.command("revoke")
@@ -89,11 +94,24 @@ def revoke(
 
 
 async def make_token(
-    store: "Store", role: str, *, tenant: str, name: str | None = None, ttl_ms: int | None = None
+    store: "Store",
+    role: str,
+    *,
+    tenant: str,
+    name: str | None = None,
+    ttl_ms: int | None = None,
+    agent_id: str | None = None,
 ) -> tuple[str, "TokenRow"]:
-    """Make a token of 256 random bits; the store keeps its SHA-256 only."""
+    """Make a token of 256 random bits; the store keeps its SHA-256 only.
+
+    Raises:
+        NotFound: the tenant has no such agent.
+    """
+    from runtime.errors import NotFound
     from runtime.store.port import TokenRow
 
+    if agent_id is not None and await store.agents(tenant).agent(agent_id) is None:
+        raise NotFound(f"tenant {tenant!r} has no agent {agent_id!r}: see `jamjet agents list`")
     token = _PREFIX + secrets.token_hex(_SECRET_BYTES)
     now = await store.system.now()
     token_id = f"tok_{secrets.token_hex(8)}"
@@ -105,6 +123,7 @@ async def make_token(
         token_hash=hash_token(token),
         created_at=now,
         expires_at=None if ttl_ms is None else now + ttl_ms,
+        agent_id=agent_id,
     )
     await store.tenant(tenant, command_line()).create_token(row)
     return token, row
@@ -132,6 +151,7 @@ def _shown(row: "TokenRow") -> dict[str, Any]:
         "expires_at": _iso(row.expires_at),
         "revoked_at": _iso(row.revoked_at),
         "last_used_at": _iso(row.last_used_at),
+        "agent_id": row.agent_id,
     }
 
 

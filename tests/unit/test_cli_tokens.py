@@ -11,6 +11,7 @@ import pytest
 
 from api.cli import main as cli
 from runtime.store import open_store
+from runtime.store.agent_port import NewAgent
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,22 @@ def test_expires_in_sets_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     made = json.loads(capsys.readouterr().out)
 
     assert made["expires_at"] > made["created_at"]
+
+
+def test_a_token_may_be_an_agents(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def register() -> None:
+        store = await open_store(str(database))
+        await store.agents("default").register(
+            NewAgent(agent_id="researcher", card="{}", digest="d", uri="https://a.example")
+        )
+        await store.close()
+
+    asyncio.run(register())
+    made = ["token", "create", "--role", "developer", "-o", "json", "--agent"]
+    assert cli.main([*made, "researcher"]) == 0
+    assert json.loads(capsys.readouterr().out)["agent_id"] == "researcher"
+    assert cli.main([*made, "nobody"]) == 3
+    assert "tenant 'default' has no agent 'nobody'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["soon", "0d", "-1d", "5", "1w"])

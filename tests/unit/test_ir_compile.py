@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import InvalidWorkflow
-from runtime.graph import END, Graph, RetryPolicy, ToolPolicy, decode_graph, encode_graph
+from runtime.graph import END, A2aTaskNode, Graph, RetryPolicy, ToolPolicy, decode_graph, encode_graph
 from runtime.ir import CompiledWorkflow, RegistrationPolicy, compile_ir
+from runtime.ir.exposure import input_schema
 from runtime.plan import Plan
 from runtime.providers import PROVIDERS
 from runtime.redaction import DataPolicy
@@ -581,6 +582,111 @@ def test_credentials_are_named_by_listed_variables_only():
     assert problems(source) == [
         "ir.remote_agents: token_env names 'SECRET', which is not allowed (JAMJET_TEMPLATE_ENV)"
     ]
+
+
+# --- remote agents --------------------------------------------------------------------------------
+
+
+def a2a(**kind: Any) -> dict[str, Any]:
+    return {"kind": {"type": "a2a_task", "skill": "review", **kind}}
+
+
+SECRETS = RegistrationPolicy(
+    python_modules=("*",), template_env=frozenset({"TOKEN", "PLAIN"}), secrets=frozenset({"TOKEN"})
+)
+
+
+def test_an_a2a_task_names_a_registered_agent():
+    asked = a2a(remote_agent="reviewer", input_mapping={"code": "{{ state.code }}"}, stream=True)
+    node = graph({"a": asked}).nodes["a"]
+    assert isinstance(node, A2aTaskNode)
+    assert (node.agent, node.url, node.skill, node.stream) == ("reviewer", None, "review", True)
+    assert (node.output_key, node.timeout_ms, node.token_env) == ("a", 300_000, None)
+
+
+def test_an_a2a_task_takes_url_and_credentials_from_its_entry():
+    entry = {"url": "https://x.test/", "auth": {"type": "bearer", "token_env": "TOKEN"}}
+    source = ir({"a": a2a(remote_agent="partner", timeout_secs=5)}, remote_agents={"partner": entry})
+    node = compile_ir(source, SECRETS).graph.nodes["a"]
+    assert isinstance(node, A2aTaskNode)
+    assert (node.agent, node.url, node.token_env) == ("partner", "https://x.test", "TOKEN")
+    assert node.timeout_ms == 5_000
+
+
+def test_an_a2a_task_may_say_itself_where_its_agent_is():
+    node = graph({"a": a2a(agent_url="https://x.test:8443/base")}).nodes["a"]
+    assert isinstance(node, A2aTaskNode)
+    assert (node.agent, node.url) == ("x.test:8443", "https://x.test:8443/base")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ({}, "node 'a': remote_agent or agent_url is required"),
+        ({"agent_url": "ftp://x"}, "node 'a': agent_url: 'ftp://x' is not the url of a server"),
+        (
+            {"remote_agent": "r", "auth": {"token_env": "PLAIN"}},
+            "node 'a': auth names 'PLAIN', which is no secret",
+        ),
+        ({"remote_agent": "r", "auth": {"token_env": 5}}, "node 'a': auth names 5, which is no secret"),
+        ({"remote_agent": "r", "input_mapping": {"a": "{{ env.X }}"}}, "node 'a': input_mapping reads env.X"),
+    ],
+)
+def test_an_a2a_task_that_cannot_be_made(kind, said):
+    (problem,) = problems(ir({"a": a2a(**kind)}), SECRETS)
+    assert problem.startswith(said)
+
+
+def test_what_happens_when_input_is_required_is_said():
+    found = compiled({"a": a2a(remote_agent="r", on_input_required="gate")})
+    assert found.warnings == (
+        "node 'a': on_input_required 'gate' has no effect: an agent that asks for more input fails the node"
+        " with the class input_required",
+    )
+
+
+# --- exposure -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "exposed"),
+    [
+        ({}, ()),
+        ({"expose": ["mcp", "a2a"]}, ("a2a", "mcp")),
+        ({"expose": "mcp"}, ("mcp",)),
+        ({"labels": {"jamjet.expose": "a2a, mcp"}}, ("a2a", "mcp")),
+        ({"expose": ["a2a"], "labels": {"jamjet.expose": "mcp"}}, ("a2a", "mcp")),
+        ({"expose": []}, ()),
+    ],
+)
+def test_a_workflow_is_exposed_where_it_says_so(fields, exposed):
+    assert compiled({"a": py()}, **fields).exposed == exposed
+
+
+@pytest.mark.parametrize(
+    ("source", "schema"),
+    [
+        ({}, {"type": "object"}),
+        ({"state_schema": {}}, {"type": "object"}),
+        (
+            {"state_schema": {"n": "int", "tags": {"type": "list", "merge": "append"}, "x": "Odd", "y": 5}},
+            {
+                "type": "object",
+                "properties": {"n": {"type": "integer"}, "tags": {"type": "array"}, "x": {}, "y": {}},
+            },
+        ),
+        (
+            {"state_schema": {"type": "object", "properties": {"q": {"type": "string", "description": "Q"}}}},
+            {"type": "object", "properties": {"q": {"type": "string", "description": "Q"}}},
+        ),
+        (
+            {"input_schema": {"properties": {"q": {"type": "string"}}, "required": ["q"]}},
+            {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
+        ),
+    ],
+)
+def test_what_callers_are_told_of_the_input(source, schema):
+    assert input_schema(source) == schema
 
 
 # --- loops ----------------------------------------------------------------------------------------

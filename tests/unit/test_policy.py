@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from runtime import signals as sg
 from runtime.errors import BadRequest, Conflict
-from runtime.graph import HttpNode, JoinNode, ModelNode, RetryPolicy, ToolPolicy
+from runtime.graph import A2aTaskNode, HttpNode, JoinNode, ModelNode, RetryPolicy, ToolPolicy
 from runtime.policy import TenantPolicy, decode_tenant_policy, matches, parse_tenant_policy, verdict
 from runtime.redaction import DataPolicy
 from runtime.state import waiting_on
@@ -46,11 +46,15 @@ def test_globs_mean_what_regular_expressions_say(name: str, pattern: str) -> Non
     assert matches(pattern, name) == bool(re.fullmatch(meant, name))
 
 
+ASK = A2aTaskNode(id="ask", agent="reviewer", skill="security_review")
+
+
 @pytest.mark.parametrize(
     ("node", "pattern"),
     [
         (PAY, "steps:pay"), (PAY, "steps.p*"), (PAY, "python_fn"), (JOIN, "steps:vote"), (CALL, "charge"),
-        (CALL, "http"),
+        (CALL, "http"), (ASK, "reviewer"), (ASK, "security_review"), (ASK, "reviewer/sec*"),
+        (ASK, "a2a_task"),
     ],
 )  # fmt: skip
 def test_a_tool_is_known_by_these_names(node, pattern: str) -> None:

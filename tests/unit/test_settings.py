@@ -103,6 +103,32 @@ def test_settings_cross_a_call_as_a_plain_dict():
     assert Settings.from_dict(settings.as_dict()) == settings
 
 
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://127.0.0.1:7700"),
+        ({"bind": "::1", "port": 80}, "http://[::1]:80"),
+        ({"public_url": "https://agents.example.com/"}, "https://agents.example.com"),
+    ],
+)
+def test_where_others_reach_it(settings, url):
+    assert Settings(**settings).reachable_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["agents.example.com", "ftp://x", "https://x?a=1", "https://u:p@x", "http://[::1"]
+)
+def test_a_public_url_that_is_none_is_refused(url):
+    with pytest.raises(BadRequest, match="JAMJET_PUBLIC_URL is "):
+        load_settings({"JAMJET_PUBLIC_URL": url})
+
+
+def test_agents_may_not_expire_before_their_next_heartbeat():
+    with pytest.raises(BadRequest, match="it must be 0, or more than JAMJET_AGENT_HEARTBEAT, 10"):
+        load_settings({"JAMJET_AGENT_EXPIRY": "10"})
+    assert load_settings({"JAMJET_AGENT_EXPIRY": "11"}).agent_expiry == 11
+
+
 @pytest.mark.parametrize("name", ["execution_actors", "live_max"])
 def test_an_installation_that_could_run_nothing_is_refused(name):
     sentence = rf"JAMJET_{name.upper()} is 0: it must be at least 1"
