@@ -25,6 +25,7 @@ def test_variables_are_read_by_their_names():
     assert settings == Settings(
         database_url="postgres://db/x",
         bind="0.0.0.0",
+        public_url="https://jamjet.example",
         live_max=7,
         isolation="dedicated",
         python_modules=("steps", "my_flows.*"),
