@@ -143,7 +143,7 @@ def _same_agent(table: Any = agents.c) -> Any:
 
 
 def _having_all(traits: int) -> Any:
-    """Ids of agents that have all of them. Counted: joined, they took PostgreSQL half a second before ANALYZE."""
+    """Ids of agents that have all of them. Counted: joined, they took PostgreSQL half a second unanalysed."""
     table = agent_traits.c
     wanted = [param(f"trait_{number}") for number in range(traits)]
     return (
