@@ -195,7 +195,7 @@ def _read_a2a(value: dict[str, Any]) -> AgentCard:
         description=_text(value, "description"),
         version=_text(value, "version", most=NAME_CHARS_MAX),
         skills=tuple(_skills(value, "skills")),
-        protocols=("a2a",),
+        protocols=tuple(dict.fromkeys(("a2a", *_texts(capabilities, "protocols", "capabilities.protocols")))),
         interfaces=interfaces,
         streaming=capabilities.get("streaming") is True,
         labels=_labels(value),
