@@ -194,7 +194,7 @@ class RayExecutions:
     async def figures(self) -> list[Process]:
         """See ``actors.port.Executions.figures``. Dedicated actors tell theirs to Ray's agents alone."""
         shared = [row.name for row in self._directory.shared()]
-        asked = await asyncio.gather(*map(self._figures, [*shared, names.SUPERVISOR]))
+        asked = await asyncio.gather(*map(self._figures, [*shared, names.SUPERVISOR, names.AGENT_REGISTRY]))
         return [process for process in asked if process is not None]
 
     async def _figures(self, name: str) -> Process | None:

@@ -208,6 +208,13 @@ class Metrics:
         self.supervisor_round_seconds = Histogram(
             "jamjet_supervisor_round_seconds", "One round of the Supervisor.", bounds=FAST_S
         )
+        self.agent_heartbeats = Counter("jamjet_agent_heartbeats", "Heartbeats of agents that were taken.")
+        self.agent_flush_seconds = Histogram(
+            "jamjet_agent_flush_seconds", "Writing the heartbeats of a second.", bounds=FAST_S
+        )
+        self.agent_discoveries = Counter(
+            "jamjet_agent_discoveries", "Discoveries: registered, or the code of the error.", ("outcome",)
+        )
         self.http_requests = Counter("jamjet_http_requests", "Requests.", ("route", "method", "status"))
         self.http_request_seconds = Histogram(
             "jamjet_http_request_seconds",

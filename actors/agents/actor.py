@@ -5,9 +5,11 @@ import logging
 import os
 from typing import Any
 
-from actors import logs, names
+from actors import logs, metrics, names
 from actors.agents import messages as asked
 from actors.agents.registry import AgentRegistry
+from actors.metrics import Metrics
+from actors.ray_metrics import PUSH_S, RayMetrics
 from actors.settings import Settings
 from runtime.errors import JamjetError
 from runtime.store import open_store
@@ -23,8 +25,10 @@ class AgentRegistryActor:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = Settings.from_dict(settings)
         logs.configure_process(self._settings.log_level, names.AGENT_REGISTRY)
+        self._metrics = Metrics()
+        self._ray_metrics = RayMetrics(self._metrics)
         self._ready: asyncio.Future[AgentRegistry] = asyncio.get_event_loop().create_future()
-        self._opening = asyncio.get_event_loop().create_task(self._open())
+        self._life = asyncio.get_event_loop().create_task(self._live())
 
     async def ask(self, question: bytes) -> bytes:
         """Answer one ``messages.Ask`` with a ``messages.Answered``."""
@@ -36,23 +40,30 @@ class AgentRegistryActor:
             answer = asked.Answered(failed=failed)
         return asked.encode_answer(answer)
 
+    async def figures(self) -> bytes:
+        """What this process has counted, as ``metrics.Snapshot``."""
+        return metrics.encode(self._metrics.snapshot())
+
     async def describe(self) -> dict[str, Any]:
         await asyncio.shield(self._ready)
         return {"pid": os.getpid()}
 
-    async def _open(self) -> None:
+    async def _live(self) -> None:
         store = None
         while True:
             try:
                 store = store or await open_store(self._settings.database_url, migrate=False)
-                registry = AgentRegistry(store, self._settings)
+                registry = AgentRegistry(store, self._settings, self._metrics)
                 await registry.open()
             except JamjetError as error:
                 log.warning("the store cannot be used yet: %s", error)
                 await asyncio.sleep(PAUSE_S)
             else:
                 self._ready.set_result(registry)
-                return
+                break
+        while True:
+            self._ray_metrics.push()
+            await asyncio.sleep(PUSH_S)
 
 
 async def _answer(registry: AgentRegistry, ask: asked.Ask) -> Any:

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace as changed
 
 from actors.agents.messages import AgentPage, SeenAgent
 from actors.clock import DatabaseClock
+from actors.metrics import Metrics
 from actors.settings import Settings
 from runtime.agents.card import AgentCard, card_digest
 from runtime.agents.lifecycle import AgentStatus
@@ -37,9 +39,10 @@ MISSED_MAX = 3
 class AgentRegistry:
     """The ``Agents`` of an installation, on the loop that it was opened on."""
 
-    def __init__(self, store: Store, settings: Settings, fetcher: CardFetcher | None = None) -> None:
+    def __init__(self, store: Store, settings: Settings, metrics: Metrics | None = None) -> None:
         self._store = store
-        self._fetcher = fetcher or CardFetcher.of_strangers(EgressPolicy.parse(settings.discovery_allow))
+        self._metrics = metrics or Metrics()
+        self._fetcher = CardFetcher.of_strangers(EgressPolicy.parse(settings.discovery_allow))
         self._stale_after_ms = settings.agent_heartbeat * MISSED_MAX * 1_000
         self._expiry_ms = settings.agent_expiry * 1_000 if settings.agent_expiry else None
         self._clock = DatabaseClock()
@@ -117,10 +120,20 @@ class AgentRegistry:
         found = {key for key in keys if key in self._heard or key in known}
         for key in found:
             self._heard[key] = self._unwritten[key] = now
+        self._metrics.agent_heartbeats.add(by=len(found))
         return found
 
     async def discover(self, tenant_id: str, url: str, *, by: Origin) -> SeenAgent:
         """See ``actors.agents.port.Agents.discover``."""
+        try:
+            seen = await self._discover(tenant_id, url, by)
+        except JamjetError as error:
+            self._metrics.agent_discoveries.add(error.code)
+            raise
+        self._metrics.agent_discoveries.add("registered")
+        return seen
+
+    async def _discover(self, tenant_id: str, url: str, by: Origin) -> SeenAgent:
         found = await self._fetcher.fetch(url)
         agents = self._store.agents(tenant_id, by)
         agent = new_agent(found.card, found.value, found_at=found.found_at)
@@ -157,11 +170,13 @@ class AgentRegistry:
         beats, self._unwritten = self._unwritten, {}
         if not beats:
             return
+        began = time.monotonic()
         try:
             await self._store.all_agents.beat([Beat(*key, at) for key, at in beats.items()])
         except BaseException:
             self._unwritten = beats | self._unwritten
             raise
+        self._metrics.agent_flush_seconds.observe(time.monotonic() - began)
 
     async def _look(self) -> None:
         await self._ask_the_time()

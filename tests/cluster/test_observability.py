@@ -31,6 +31,8 @@ def test_after_a_run_the_metrics_show_it(server: Server) -> None:
     before = text_of(server)
     ended = [server.execution(server.start_execution("three", {"n": n}), wait_s=30) for n in range(3)]
     assert {seen["status"] for seen in ended} == {"completed"}
+    assert server.persist("POST", "/agents", {"id": "seen", "name": "Seen"})[0] == 201
+    assert server.persist("POST", "/agents/seen/heartbeat")[0] == 200
     time.sleep(2.5)  # a look at the others is kept for so long
 
     def grown(name: str, *labels: str) -> float:
@@ -45,5 +47,7 @@ def test_after_a_run_the_metrics_show_it(server: Server) -> None:
     assert grown("jamjet_commit_group_size_count", actor) > 0
     assert grown("jamjet_http_requests_total", 'route="/executions"', 'status="201"') >= 3
     assert value(after, "jamjet_supervisor_round_seconds_count", 'process="supervisor"') > 0
+    assert value(after, "jamjet_agent_heartbeats_total", 'process="agent-registry"') >= 1
+    assert value(after, "jamjet_agent_flush_seconds_count", 'process="agent-registry"') >= 1
     assert value(after, "jamjet_executors", 'state="active"') >= 1
     assert not re.search("exec_[0-9a-f]", after)
