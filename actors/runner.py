@@ -136,7 +136,7 @@ class Runner:
         return await self._a2a.run(
             node,
             effect.input,
-            key=effect.key,
+            message_id=message_id(effect),
             tenant_id=tenant_id,
             on_text=lambda text: self._on_token(effect.key, effect.attempt, text),
         )
@@ -150,6 +150,11 @@ class Runner:
             attempt=effect.attempt,
             on_token=lambda text: self._on_token(effect.key, effect.attempt, text),
         )
+
+
+def message_id(effect: RunNode) -> str:
+    """The id of the message to an agent: the same until the task that it led to has ended."""
+    return f"{effect.key}:{effect.ended_tasks}" if effect.ended_tasks else effect.key
 
 
 def _errored(

@@ -207,8 +207,8 @@ _CONFIGURATION_NOTES = """
 
 `jamjet dev` runs the workflows of the folder it was started in. Where they are not set, it takes that
 folder as `JAMJET_PYTHON_PATH`, the modules in it as `JAMJET_PYTHON_MODULES`, and `127.0.0.0/8,::1` as
-`JAMJET_HTTP_ALLOW`. It finds the modules when it starts: restart it after adding a file. `jamjet-server` does
-the same only with `JAMJET_DEV_MODE=1`.
+`JAMJET_HTTP_ALLOW` and `JAMJET_DISCOVERY_ALLOW`. It finds the modules when it starts: restart it after adding
+a file. `jamjet-server` does the same only with `JAMJET_DEV_MODE=1`.
 """
 
 

@@ -22,6 +22,8 @@ class RunNode(msgspec.Struct, frozen=True, kw_only=True):
     input: JsonValue
     state: dict[str, JsonValue]
     key: str
+    ended_tasks: int = 0
+    """Tasks that a remote agent was asked for under this key, and that have ended without a result."""
 
 
 class StopNode(msgspec.Struct, frozen=True, kw_only=True):

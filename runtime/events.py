@@ -151,6 +151,8 @@ class AgentCallCompleted(_Event, frozen=True, kw_only=True, tag="agent_call_comp
     protocol: str = "a2a"
     duration_ms: int = 0
     is_error: bool = False
+    task_ended: bool = False
+    """The agent's task has ended without a result, so that a retry must ask for another one."""
 
 
 class NodeFailed(_Event, frozen=True, kw_only=True, tag="node_failed"):

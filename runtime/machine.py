@@ -90,6 +90,8 @@ FAILING_GRACE_MS = 60_000
 BUFFERED_COUNT_MAX = 1_000
 BUFFERED_BYTES_MAX = 1024 * 1024
 
+_TASK_ENDED = ("agent_failed", "agent_cancelled", "agent_rejected", "timeout")
+"""Classes of error after which a remote agent's task is over, or was told to stop."""
 QUEUES = {"model": "model", "python_fn": "python_tool", "http": "tool", "a2a_task": "tool"}
 
 
@@ -460,14 +462,16 @@ class _Turn:
                 node_id=node.id, visit=visit, attempt=attempt, reason=reason, input=input, warnings=warnings
             )
         )
+        record = self.state.node(node.id)
         self.effects.append(
             RunNode(
                 node=node,
                 visit=visit,
                 attempt=attempt,
-                input=self.state.node(node.id).input,
+                input=record.input,
                 state=self.state.data,
                 key=call_key(self.state.execution_id, node.id, visit),
+                ended_tasks=record.ended_tasks,
             )
         )
 
@@ -971,6 +975,7 @@ def _tell_of_call(
                 skill=node.skill,
                 duration_ms=signal.duration_ms,
                 is_error=is_error,
+                task_ended=isinstance(signal, sg.NodeErrored) and signal.error_class in _TASK_ENDED,
             )
         )
 

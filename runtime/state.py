@@ -35,6 +35,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int = 0
     recoveries: int = 0
     """Attempts of this visit that were lost with their owner or worker."""
+    ended_tasks: int = 0
+    """Tasks of a remote agent that ended without a result: the next attempt asks for another one."""
     waits_for: str | None = None
     """While waiting: approval, external_event, either or timer."""
     correlation_key: str | None = None
@@ -291,6 +293,7 @@ def _node_started(state: ExecutionState, plan: Plan, event: ev.NodeStarted, at: 
         visit=event.visit,
         attempt=event.attempt,
         recoveries=record.recoveries + (event.reason == "recovered"),
+        ended_tasks=record.ended_tasks,
         input=event.input if event.reason == "first" else record.input,
         since=at,
     )
@@ -320,10 +323,14 @@ def _node_failed(state: ExecutionState, plan: Plan, event: ev.NodeFailed, at: in
         _settle(state, plan, event.node_id, record, event.fired, event.held)
 
 
-def _tool_called(
-    state: ExecutionState, plan: Plan, event: ev.ToolCallCompleted | ev.AgentCallCompleted, at: int
-) -> None:
+def _tool_called(state: ExecutionState, plan: Plan, event: ev.ToolCallCompleted, at: int) -> None:
     """Said for those who read the log."""
+
+
+def _agent_called(state: ExecutionState, plan: Plan, event: ev.AgentCallCompleted, at: int) -> None:
+    if event.task_ended:
+        record = state.nodes[event.node_id]
+        state.nodes[event.node_id] = msgspec.structs.replace(record, ended_tasks=record.ended_tasks + 1)
 
 
 def _node_skipped(state: ExecutionState, plan: Plan, event: ev.NodeSkipped, at: int) -> None:
@@ -466,7 +473,7 @@ _APPLY: dict[type, Callable[[ExecutionState, Plan, Any, int], None]] = {
     ev.NodeStarted: _node_started,
     ev.NodeCompleted: _node_completed,
     ev.ToolCallCompleted: _tool_called,
-    ev.AgentCallCompleted: _tool_called,
+    ev.AgentCallCompleted: _agent_called,
     ev.NodeFailed: _node_failed,
     ev.NodeSkipped: _node_skipped,
     ev.NodeCancelled: _node_cancelled,

@@ -39,7 +39,7 @@ Offset = Annotated[int, typer.Option(help="How many to leave out first.", min=0)
 
 
 class Status(StrEnum):
-    """The state of an agent; workflows call none that is deactivated or archived."""
+    """The state of an agent; workflows call those that are registered or active."""
 
     REGISTERED = "registered"
     ACTIVE = "active"

@@ -49,13 +49,13 @@ class Checks:
                     " value, here it stays a reference",
                 )
 
-    def keys_of_models(self, models: Mapping[str, Any]) -> None:
-        """Every ``*_env`` key of the table ``models``, at any depth, names a secret."""
-        for model, entry in models.items():
+    def keys_of(self, table: str, entries: Mapping[str, Any]) -> None:
+        """Every ``*_env`` key of a table, at any depth, names a secret."""
+        for entry_name, entry in entries.items():
             for key, name in _named_variables(entry):
                 if not self._policy.allows_secret(name):
                     self._report.problem(
-                        f"ir.models.{model}: {key} names {name!r}, which is no secret (JAMJET_SECRETS)"
+                        f"ir.{table}.{entry_name}: {key} names {name!r}, which is no secret (JAMJET_SECRETS)"
                     )
 
     def secrets(self, table: str, value: Any) -> None:

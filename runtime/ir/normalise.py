@@ -15,7 +15,7 @@ from runtime.ir.durations import duration_ms
 from runtime.ir.edges import label_edges
 from runtime.ir.exposure import exposed_protocols
 from runtime.ir.loops import Shape
-from runtime.ir.models import END_KIND, KINDS, STEPS_MAX, Kind, NodeDef, WorkflowIr
+from runtime.ir.models import END_KIND, KINDS, STEPS_MAX, Kind, NodeDef, Part, WorkflowIr
 from runtime.ir.nodes import NodeBuilder
 from runtime.ir.policy import RegistrationPolicy
 from runtime.ir.report import Report, refuse
@@ -161,9 +161,10 @@ class _Compilation:
             if server.command is not None:
                 self._report.problem(f"ir.mcp_servers.{name}: a command is not allowed in a workflow")
         checks = Checks(self._policy, self._report)
-        checks.keys_of_models({name: entry.model_dump() for name, entry in self._ir.models.items()})
+        for table in ("models", "remote_agents"):
+            entries: Mapping[str, Part] = getattr(self._ir, table)
+            checks.keys_of(table, {name: entry.model_dump() for name, entry in entries.items()})
         checks.secrets("mcp_servers", self._ir.model_dump(include={"mcp_servers"}))
-        checks.secrets("remote_agents", self._ir.model_dump(include={"remote_agents"}))
 
     def _kind(self, key: str, node: NodeDef) -> Kind | None:
         """The node's own part, or None if it is an end or cannot be read."""

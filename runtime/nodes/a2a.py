@@ -1,7 +1,8 @@
 """The executor of ``a2a_task`` nodes: one task of a remote agent, from the message to its end.
 
-The message has the attempt's key as its id, so that an agent that remembers messages takes a repeated attempt
-for the same task. The SDK speaks A2A 1.0 and 0.3; it reaches the agent through the guarded way out alone.
+The message has the attempt's key as its id, so that an agent that remembers messages takes a repeated
+attempt for the same task; once that task has ended without a result, a retry asks for another one. The SDK
+speaks A2A 1.0 and 0.3; it reaches the agent through the guarded way out alone.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from runtime.net.cards import CardFetcher
 from runtime.net.egress import Egress, parse_url
 from runtime.net.errors import EgressError
 from runtime.net.secrets import Secrets
+from runtime.net.status import retry_after_ms, status_class
 from runtime.nodes.failure import CallFailed
 from runtime.store.agent_port import AgentRow
 
@@ -66,11 +68,11 @@ class A2aExecutor:
         node: A2aTaskNode,
         rendered: Mapping[str, Any],
         *,
-        key: str,
+        message_id: str,
         tenant_id: str,
         on_text: Callable[[str], None],
     ) -> JsonValue:
-        """Have the agent do it: ``rendered`` is sent, ``key`` is the id of the message.
+        """Have the agent do it: ``rendered`` is sent.
 
         Args:
             on_text: told each piece of text as it comes, where the node asks for a stream.
@@ -85,7 +87,7 @@ class A2aExecutor:
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 card = await self._card(node, tenant_id)
-                return await self._called(node, card, rendered, key, on_text, deadline)
+                return await self._called(node, card, rendered, message_id, on_text, deadline)
         except TimeoutError as error:
             raise AgentFailed(f"agent {node.agent} did not end in time", "timeout") from error
         except EgressError as error:
@@ -111,6 +113,8 @@ class A2aExecutor:
         except Unreachable as error:
             raise AgentFailed(error.detail, "io_error") from error
         except BadRequest as error:
+            if isinstance(error.__cause__, EgressError):
+                raise self._unreached(error.__cause__) from error
             raise AgentFailed(error.detail, "bad_agent_card", retryable=False) from error
         except JamjetError as error:
             raise AgentFailed(error.detail, "io_error") from error
@@ -120,7 +124,7 @@ class A2aExecutor:
         node: A2aTaskNode,
         card: AgentCard,
         rendered: Mapping[str, Any],
-        key: str,
+        message_id: str,
         on_text: Callable[[str], None],
         deadline: asyncio.Timeout,
     ) -> JsonValue:
@@ -129,7 +133,7 @@ class A2aExecutor:
 
         interface = _interface(node.agent, card)
         async with self._client(node, interface, card) as client:
-            call = _Call(client, node, key, on_text)
+            call = _Call(client, node, message_id, on_text)
             try:
                 return await call.result(dict(rendered))
             except A2AError as error:
@@ -150,11 +154,9 @@ class A2aExecutor:
 
         from runtime.net.httpx_transport import EgressTransport
 
-        host = parse_url(interface.url).host
-        token = None if node.token_env is None else self._secrets.value(node.token_env, host)
         headers = {"User-Agent": "jamjet-ray", **self._more_headers()}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
+        if node.token_env is not None:
+            headers["Authorization"] = f"Bearer {self._token(node.token_env, interface.url)}"
         http = httpx.AsyncClient(transport=EgressTransport(self._egress), headers=headers, timeout=None)
         config = ClientConfig(
             httpx_client=http,
@@ -167,7 +169,7 @@ class A2aExecutor:
                 AgentInterface(
                     url=interface.url,
                     protocol_binding=interface.binding,
-                    protocol_version=interface.version,
+                    protocol_version=_spoken(interface.version),
                 )
             ],
             capabilities=AgentCapabilities(streaming=card.streaming),
@@ -175,16 +177,26 @@ class A2aExecutor:
         async with http:
             yield ClientFactory(config).create(known)
 
+    def _token(self, name: str, url: str) -> str:
+        value = self._secrets.value(name, parse_url(url).host)
+        if value is None:
+            raise EgressError(f"the secret {name} is not set on the server", "secret_missing")
+        return value
+
     def _unreached(self, error: EgressError) -> AgentFailed:
         never = error.error_class in ("address_refused", "bad_url", "too_large", "secret_refused")
         return AgentFailed(self._withheld(str(error)), error.error_class, retryable=False if never else None)
 
     def _refused(self, agent: str, error: Exception) -> AgentFailed:
         """What the SDK's error is: the way out's own error is among its causes."""
+        import httpx
+
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, EgressError):
                 return self._unreached(cause)
+            if isinstance(cause, httpx.HTTPStatusError):
+                return _answered(agent, cause.response.status_code, cause.response.headers)
             cause = cause.__cause__
         said = self._withheld(str(error))[:ERROR_CHARS_MAX]
         return AgentFailed(f"agent {agent} refused: {said}", "agent_error")
@@ -196,10 +208,12 @@ class A2aExecutor:
 class _Call:
     """One message, and the task that it leads to."""
 
-    def __init__(self, client: "Client", node: A2aTaskNode, key: str, on_text: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: "Client", node: A2aTaskNode, message_id: str, on_text: Callable[[str], None]
+    ) -> None:
         self._client = client
         self._node = node
-        self._key = key
+        self._message_id = message_id
         self._on_text = on_text
         self._task: Task | None = None
 
@@ -209,7 +223,7 @@ class _Call:
 
         metadata = {"skill": self._node.skill} if self._node.skill else {}
         message = {
-            "messageId": self._key,
+            "messageId": self._message_id,
             "role": "ROLE_USER",
             "parts": [{"data": data}],
             "metadata": metadata,
@@ -307,6 +321,22 @@ def _interface(agent: str, card: AgentCard) -> Interface:
     if not usable:
         raise AgentFailed(f"agent {agent} does not speak A2A by http", "bad_agent_card", retryable=False)
     return max(usable, key=lambda one: (one.version.split(".")[0] == "1", one.binding == "JSONRPC"))
+
+
+def _spoken(version: str) -> str:
+    """The version to speak to an agent: 0.3 to those of 0.2 too, which has the same methods."""
+    return version if version.split(".")[0] == "1" else "0.3"
+
+
+def _answered(agent: str, status: int, headers: Mapping[str, str]) -> AgentFailed:
+    """What a refusal by HTTP means to a retry policy."""
+    error_class = status_class(status)
+    return AgentFailed(
+        f"agent {agent} answered {status}",
+        error_class,
+        retryable=False if error_class == "client_error" else None,
+        retry_after_ms=retry_after_ms(headers),
+    )
 
 
 def _said(parts: Any) -> JsonValue:

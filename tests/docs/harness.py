@@ -1,12 +1,13 @@
 """An installation for examples: the REST API in this process, functions in processes of their own.
 
-A small shop on loopback stands for the services that ``http`` and ``model`` nodes call.
+A small shop on loopback stands for the services that ``http``, ``model`` and ``a2a_task`` nodes call.
 """
 
 import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -21,21 +22,26 @@ from actors.settings import load_settings
 from api.cli.dev import LOOPBACK
 from api.launch.modules import modules_of
 from runtime.store import open_store
+from tests.docs import reviewer
 from tests.fixtures.api import WITHIN_S, Api, Prepared
 from tests.fixtures.http_server import Asked, http_server, response
 from tests.fixtures.model_wire import openai, streamed
+from tests.fixtures.served import served
 
 ENVIRONMENT = {
     "GREETING": "Good day",
     "SHOP_KEY": "s3cret",
     "MODEL_KEY": "s3cret",
+    "REVIEWER_TOKEN": "s3cret",
     "JAMJET_TEMPLATE_ENV": "GREETING",
-    "JAMJET_SECRETS": "SHOP_KEY@127.0.0.1,MODEL_KEY@127.0.0.1",
+    "JAMJET_SECRETS": "SHOP_KEY@127.0.0.1,MODEL_KEY@127.0.0.1,REVIEWER_TOKEN@127.0.0.1",
 }
 SHOP = "$SHOP"
 """Stands for the shop's address in the input of a run."""
 MODEL_SERVER = "http://127.0.0.1:8000"
 """The server of a model in examples; the shop plays it."""
+AGENT_SERVER = "http://127.0.0.1:9000"
+"""The agent that examples call; the shop plays it too."""
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +50,11 @@ async def installation(folder: Path, prepared: Prepared, files: dict[str, str]) 
     for name, text in files.items():
         (folder / name).write_text(text)
     settings = load_settings(
-        ENVIRONMENT, python_path=str(folder), python_modules=modules_of(folder), http_allow=LOOPBACK
+        ENVIRONMENT,
+        python_path=str(folder),
+        python_modules=modules_of(folder),
+        http_allow=LOOPBACK,
+        discovery_allow=LOOPBACK,
     )
     copyfile(prepared.bare, folder / "runtime.db")
     store = await open_store(str(folder / "runtime.db"), migrate=False)
@@ -63,6 +73,19 @@ async def installation(folder: Path, prepared: Prepared, files: dict[str, str]) 
         await functions.close()
         await runner.close()
         await store.close()
+
+
+@contextlib.asynccontextmanager
+async def served_installation(folder: Path, prepared: Prepared) -> AsyncIterator[tuple[Api, str]]:
+    """The same behind a real socket, for clients; yields its address too."""
+    async with installation(folder, prepared, {}) as api:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await api.app(scope, receive, send)
+
+        async with served(app) as url:  # type: ignore[arg-type]
+            api.rebuild(settings=replace(api.settings, public_url=url))
+            yield api, url
 
 
 @contextlib.asynccontextmanager
@@ -89,11 +112,18 @@ async def shop() -> AsyncIterator[str]:
         if asked.path == "/v1/chat/completions":
             assert asked.headers["authorization"] == "Bearer s3cret"
             await streamed(openai('{"title": ', '"On Ray"}'))(asked, writer)
+        elif asked.path in (reviewer.CARD_PATH, reviewer.RPC_PATH):
+            reviewer.answer(asked, writer)
         else:
             writer.write(response(*said(asked)))
 
     async with http_server(answer) as server:
         yield server.url
+
+
+def at(text: str, address: str) -> str:
+    """A text with the addresses of examples made the shop's."""
+    return text.replace(MODEL_SERVER, address).replace(AGENT_SERVER, address)
 
 
 async def run(api: Api, workflow: dict[str, Any], told: dict[str, Any], address: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.errors import InvalidWorkflow
 from runtime.ir import RegistrationPolicy, compile_yaml
-from tests.docs.harness import assert_holds, installation, run, shop
+from tests.docs.harness import assert_holds, at, installation, run, shop
 from tests.fixtures.api import Prepared
 
 DIALECTS = {
@@ -24,7 +24,6 @@ NOT_YET = {
     "tool": "{type: tool, tool_ref: get_ticket, input: {id: 1}}",
     "mcp_tool": "{type: tool, server: web, tool: search, arguments: {q: x}}",
     "eval": "{type: eval, scorers: [{type: latency, max_ms: 5}], on_fail: halt}",
-    "a2a_task": "{type: a2a_task, agent_url: 'https://agents.example/x', skill: review, input: {}}",
     "agent": "{type: agent, agent_ref: researcher, input: {}}",
     "subgraph": "{type: subgraph, workflow: other}",
     "memory_retrieval": "{type: memory_retrieval, connector: docs, query: state.q}",
@@ -41,7 +40,7 @@ NOT_YET = {
 @pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS)
 async def test_it_runs(text: str, prepared: Prepared, tmp_path: Path) -> None:
     async with shop() as address, installation(tmp_path, prepared, FUNCTIONS) as api:
-        answer = await api.post("/workflows", {"yaml": text})
+        answer = await api.post("/workflows", {"yaml": at(text, address)})
         assert answer.status_code == 201, answer.text
         assert "warnings" not in answer.json()
         runs = [json.loads(line.removeprefix(RUN)) for line in text.splitlines() if line.startswith(RUN)]

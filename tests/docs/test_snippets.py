@@ -12,7 +12,7 @@ from typer.main import get_command
 from api.cli.main import app
 from docs.generate import PAGES as GENERATED
 from runtime.ir import RegistrationPolicy, compile_yaml
-from tests.docs.harness import MODEL_SERVER, assert_holds, installation, run, shop
+from tests.docs.harness import assert_holds, at, installation, run, served_installation, shop
 from tests.docs.pages import ROOT, Block, blocks, blocks_in, files_of
 from tests.fixtures.api import Prepared, openapi
 
@@ -32,7 +32,9 @@ async def test_workflow(block: Block, prepared: Prepared, tmp_path: Path) -> Non
         shop() as address,
         installation(tmp_path, prepared, saved(block.page)) as api,
     ):
-        text = block.text.replace(MODEL_SERVER, address)
+        for url in noted(block, "discovered"):
+            assert (await api.post("/agents/discover", {"url": at(url, address)})).status_code == 201
+        text = at(block.text, address)
         body = {"yaml": text} if block.language == "yaml" else {"ir": json.loads(text)}
         answer = await api.post("/workflows", body)
         refused = block.note("refused")
@@ -46,6 +48,11 @@ async def test_workflow(block: Block, prepared: Prepared, tmp_path: Path) -> Non
             assert_holds(told["expect"], await run(api, answer.json(), told, address))
 
 
+def noted(block: Block, name: str) -> list[str]:
+    """What all notes of a name say."""
+    return [value for key, value in block.notes if key == name]
+
+
 def saved(page: str) -> dict[str, str]:
     """The modules that a page's workflows name: its own, else those of the examples."""
     own = {name: text for name, text in files_of(page).items() if name.endswith(".py")}
@@ -55,6 +62,29 @@ def saved(page: str) -> dict[str, str]:
 @pytest.mark.parametrize("block", blocks_in("json"), ids=str)
 def test_json(block: Block) -> None:
     json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", [block for block in blocks_in("json") if block.note("post")], ids=str)
+async def test_request(block: Block, prepared: Prepared, tmp_path: Path) -> None:
+    """A body that is posted is answered as the page says."""
+    told = json.loads(block.note("post") or "")
+    async with shop() as address, installation(tmp_path, prepared, {}) as api:
+        answer = await api.post(told["path"], json.loads(at(block.text, address)), role="operator")
+        assert answer.status_code == told["status"], answer.text
+        assert_holds(told["answer"], answer.json())
+
+
+@pytest.mark.parametrize("block", [block for block in blocks_in("python") if block.note("client")], ids=str)
+async def test_client(block: Block, prepared: Prepared, tmp_path: Path) -> None:
+    """A client's ``main`` gives what the page says, at a server with all workflows of its page."""
+    async with served_installation(tmp_path, prepared) as (api, url):
+        for other in WORKFLOWS:
+            if other.page == block.page and other.language == "yaml":
+                assert (await api.post("/workflows", {"yaml": other.text})).status_code == 201
+        names: dict[str, Any] = {"__name__": "snippet"}
+        exec(compile(block.text, str(block), "exec"), names)
+        found = await names["main"](url, api.tokens["developer"])
+        assert json.loads(json.dumps(found)) == json.loads(block.note("client") or "")
 
 
 @pytest.mark.parametrize("block", blocks_in("python"), ids=str)
@@ -93,7 +123,7 @@ def test_requests_go_to_routes_that_exist() -> None:
     asked = [
         path
         for block in blocks_in("sh", "")
-        for path in re.findall(r":7700(/[\w/$-]*)", block.text)
+        for path in re.findall(r":7700(/[\w/$.-]*)", block.text)
         if path != "/docs"
     ]
     assert asked

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from actors.runner import Runner
+from actors.runner import Runner, message_id
 from actors.settings import Settings
 from runtime.effects import STOPPED, RunNode
-from runtime.graph import A2aTaskNode
+from runtime.graph import A2aTaskNode, RetryPolicy
 from runtime.signals import NodeErrored, NodeSucceeded
 from runtime.store.agent_port import NewAgent
 from runtime.store.memory import MemoryStore
 from tests.fixtures.http_server import Asked, HttpServer, http_server, response
+from tests.unit.machine_driver import Driver, graph_of
 
 KEY = "exec_1:review:1"
 Answer = Callable[[str, dict[str, Any]], Any]
@@ -54,6 +55,7 @@ class Agent:
         self.version = version
         self.methods: list[str] = []
         self.looked_at = asyncio.Event()
+        self.refuses = b""
         self.params: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._answer = answer
@@ -65,6 +67,9 @@ class Agent:
         if asked.method == "GET":
             made = card(self.port, self.version, streaming=self._streaming, **self._card_fields)
             writer.write(response(200, made))
+            return
+        if self.refuses:
+            writer.write(self.refuses)
             return
         call = asked.json()
         self.methods.append(call["method"])
@@ -357,12 +362,72 @@ async def test_a_stopped_attempt_cancels_its_task_and_a_lost_one_does_not(
     assert ("CancelTask" in agent.methods) is is_cancelled
 
 
+async def test_a_secret_that_is_not_set(world_of: Any) -> None:
+    world = await world_of(Agent("1.0", lambda *_: None), secrets=("TOKEN@127.0.0.1",))
+    result = await world.run(token_env="TOKEN")
+    assert isinstance(result, NodeErrored)
+    assert (result.error, result.error_class) == (
+        "the secret TOKEN is not set on the server",
+        "secret_missing",
+    )
+
+
+async def test_an_agent_of_the_oldest_version_is_spoken_to_as_the_next_one(world_of: Any) -> None:
+    agent = Agent(
+        "0.3", lambda *_: task("0.3", "completed", artifacts=[{"text": "ok"}]), protocolVersion=None
+    )
+    world = await world_of(agent)
+    result = await world.run()
+    assert isinstance(result, NodeSucceeded), result
+    assert agent.methods == ["message/send"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error_class", "retryable", "after"),
+    [
+        (429, "rate_limit", None, 7_000),
+        (500, "server_error", None, 7_000),
+        (401, "client_error", False, 7_000),
+    ],
+)
+async def test_a_status_is_what_it_is_to_http_nodes(
+    world_of: Any, status: int, error_class: str, retryable: bool | None, after: int
+) -> None:
+    agent = Agent("1.0", lambda *_: None)
+    world = await world_of(agent)
+    agent.refuses = response(status, {"error": "no"}, retry_after="7")
+    result = await world.run()
+    assert isinstance(result, NodeErrored)
+    assert (result.error_class, result.retryable, result.retry_after_ms) == (error_class, retryable, after)
+    assert result.error == f"agent reviewer answered {status}"
+
+
+@pytest.mark.parametrize(
+    ("error_class", "second"),
+    [("agent_failed", f"{KEY}:1"), ("timeout", f"{KEY}:1"), ("io_error", KEY), ("worker_lost", KEY)],
+)
+def test_a_retry_asks_for_a_new_task_only_where_the_last_one_has_ended(error_class: str, second: str) -> None:
+    call = A2aTaskNode(
+        id="review", agent="r", retry=RetryPolicy(max_attempts=3, initial_delay_ms=10), output_key="x"
+    )
+    drive = Driver(graph_of("review>end", nodes=(call,)))
+    drive.start()
+    drive.error("review", error_class)
+    if error_class != "worker_lost":
+        drive.wake()
+    [effect] = [one for one in drive.last.effects if isinstance(one, RunNode)]
+    assert message_id(effect) == second.replace("exec_1:", f"{effect.key.partition(':')[0]}:")
+    drive.recover()
+    [again] = [one for one in drive.last.effects if isinstance(one, RunNode)]
+    assert message_id(again) == message_id(effect)
+
+
 async def test_the_inside_is_not_reached(world_of: Any) -> None:
     agent = Agent("1.0", lambda *_: None)
     world = await world_of(agent, http_allow=())
     result = await world.run()
     assert isinstance(result, NodeErrored)
-    assert (result.error_class, result.retryable) == ("bad_agent_card", False)
+    assert (result.error_class, result.retryable) == ("address_refused", False)
     assert world.server.connections == 0
 
 

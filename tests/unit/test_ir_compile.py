@@ -580,7 +580,7 @@ def test_only_listed_variables_may_be_read(nodes, place):
 def test_credentials_are_named_by_listed_variables_only():
     source = ir({"a": py()}, remote_agents={"p": {"url": "https://x.test", "auth": {"token_env": "SECRET"}}})
     assert problems(source) == [
-        "ir.remote_agents: token_env names 'SECRET', which is not allowed (JAMJET_TEMPLATE_ENV)"
+        "ir.remote_agents.p: token_env names 'SECRET', which is no secret (JAMJET_SECRETS)"
     ]
 
 
