@@ -118,7 +118,8 @@ def _scope(outer: Request, method: str, path: str, has_body: bool, headers: dict
         **kept,
         "type": "http",
         "method": method,
-        "path": unquote(plain),
+        # A slash within a segment stays quoted: an id that has one must not become the path of another route.
+        "path": unquote(plain.replace("%2F", "%252F")),
         "raw_path": plain.encode(),
         "query_string": query.encode(),
         "root_path": "",
