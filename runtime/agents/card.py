@@ -106,6 +106,8 @@ def read_card(value: Any, *, found_at: str | None = None) -> AgentCard:
 def slug(name: str) -> str:
     """An id made of a name: ``Security Reviewer`` -> ``security-reviewer``."""
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if words in _RESERVED:
+        return f"{words}-agent"
     return words[:64].strip("-") or f"agent-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
@@ -333,9 +335,11 @@ def _schema(value: dict[str, Any], *names: str, place: str) -> Schema | None:
 
 
 def _labels(value: dict[str, Any]) -> dict[str, str]:
-    labels = _object(value, "labels")
-    return {
+    labels = {
         name: item if isinstance(item, str) else msgspec.json.encode(item).decode()
-        for name, item in labels.items()
+        for name, item in _object(value, "labels").items()
         if item is not None
     }
+    # It is indexed, and what PostgreSQL indexes is bounded.
+    _text(labels, "trust_domain", most=NAME_CHARS_MAX, place="labels")
+    return labels

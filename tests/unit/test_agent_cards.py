@@ -160,6 +160,10 @@ def test_the_card_flattened_has_jamjets_fields_and_its_own() -> None:
             "card.capabilities.protocols must be a list of texts of at most 256 characters",
         ),
         ({"name": "n", "labels": []}, "card.labels must be an object"),
+        (
+            {"name": "n", "labels": {"trust_domain": "t" * 257}},
+            "card.labels.trust_domain has 257 characters, over the limit of 256",
+        ),
         ({"name": "n", "supportedInterfaces": [{}]}, "card.supportedInterfaces[0].url is required"),
         ({"name": "n", "supportedInterfaces": [5]}, "card.supportedInterfaces[0] must be an object"),
         ({"name": "n", "x": "y" * CARD_BYTES_MAX}, "the card has 262163 bytes, over the limit of 262144"),
@@ -177,6 +181,7 @@ def test_an_id_is_made_of_the_name() -> None:
     assert slug("研究") == slug("研究") != slug("代理")
     assert slug("研究").startswith("agent-")
     assert read_card({"name": "My Agent"}).id == "my-agent"
+    assert read_card({"name": "Search"}).id == "search-agent", "no name of a route"
     assert read_card({"id": 7, "name": "n"}).id == "7"
 
 
