@@ -238,12 +238,12 @@ async def _listed(
 
 
 async def _settled(request: Request, execution_id: str) -> dict[str, Any]:
-    """The execution once it has settled, or as it stands after ``BLOCKING_S``."""
+    """The execution once it has settled, or as it stands after ``BLOCKING_S`` or when its caller has left."""
     loop = asyncio.get_running_loop()
     until = loop.time() + BLOCKING_S
     while True:
         execution = await _execution(request, execution_id, WAIT_S)
-        if tasks.has_settled(execution) or loop.time() > until:
+        if tasks.has_settled(execution) or loop.time() > until or await request.is_disconnected():
             return execution
         if execution["status"] == "paused":
             # It waits for a time, and so is answered at once.

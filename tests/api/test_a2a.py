@@ -29,6 +29,7 @@ from a2a.types import (
 )
 from a2a.utils.errors import A2AError
 
+from api.federation import tasks
 from tests.fixtures.api import APPROVE, COUNT, FAIL, HANG, PAY, TWO_GATES, Api, eventually
 from tests.fixtures.served import served
 from tests.fixtures.workflows import chain, python
@@ -282,6 +283,16 @@ async def test_a_call_is_audited_as_what_it_is(bare_api: Api) -> None:
     assert started["actor_id"].startswith("token:")
 
 
+async def test_the_audit_names_the_request_that_the_caller_made(bare_api: Api) -> None:
+    await bare_api.register(exposed(COUNT))
+    answer = await bare_api.post("/a2a", send("m"), **V1)
+    execution_id = answer.json()["result"]["task"]["id"]
+
+    items = (await bare_api.get(f"/audit?execution_id={execution_id}")).json()["items"]
+    [started] = [item for item in items if item["event_type"] == "workflow_started"]
+    assert started["http_request_id"] == answer.headers["x-request-id"]
+
+
 # --- raw requests ---------------------------------------------------------------------------------
 
 
@@ -443,3 +454,27 @@ async def test_a_task_that_asks_already_while_a_branch_runs_is_followed_to_its_p
             events += [event async for event in stream]
 
     assert last_state(events) == TaskState.TASK_STATE_INPUT_REQUIRED
+
+
+async def test_nobody_is_waited_for_who_has_left(bare_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bare_api.register(exposed(HANG))
+    monkeypatch.setattr("api.federation.a2a_server.WAIT_S", 0.1)
+    looks = 0
+    settled = tasks.has_settled
+
+    def counted(execution: dict[str, Any]) -> bool:
+        nonlocal looks
+        looks += 1
+        return settled(execution)
+
+    monkeypatch.setattr(tasks, "has_settled", counted)
+    headers = {"Authorization": f"Bearer {bare_api.tokens['developer']}", "A2A-Version": "1.0"}
+    async with served(bare_api.app) as url:
+        async with httpx.AsyncClient(timeout=1) as http:
+            with pytest.raises(httpx.ReadTimeout):
+                await http.post(f"{url}/a2a", json=send("m"), headers=headers)
+        assert looks > 1
+        await asyncio.sleep(0.3)
+        seen = looks
+        await asyncio.sleep(0.5)
+        assert looks == seen
