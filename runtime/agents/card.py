@@ -168,7 +168,7 @@ def _read_jamjet(value: dict[str, Any], found_at: str | None) -> AgentCard:
     protocols = tuple(_texts(capabilities, "protocols", "capabilities.protocols"))
     uri = _url(value, "uri") or _url(value, "url")
     interfaces: tuple[Interface, ...] = ()
-    if "a2a" in protocols and (uri or found_at):
+    if any(name.lower() == "a2a" for name in protocols) and (uri or found_at):
         version = _text(value, "protocolVersion") or A2A_OLDEST
         interfaces = (Interface(url=uri or found_at or "", binding="JSONRPC", version=version),)
     return AgentCard(

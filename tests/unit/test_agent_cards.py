@@ -121,6 +121,12 @@ def test_a_card_that_does_not_say_where_it_is_is_where_it_was_found() -> None:
     assert read_card(value).uri == ""
 
 
+def test_an_agent_that_is_found_by_a_protocol_can_be_called_by_it() -> None:
+    card = read_card({"name": "n", "uri": "http://127.0.0.1:9", "capabilities": {"protocols": ["A2A"]}})
+    assert card.traits() == {"protocol:a2a"}
+    assert [one.url for one in card.interfaces] == ["http://127.0.0.1:9"]
+
+
 def test_the_card_flattened_has_jamjets_fields_and_its_own() -> None:
     shown = flattened(read_card(A2A_03), A2A_03)
 
