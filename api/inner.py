@@ -14,12 +14,10 @@ import orjson
 from fastapi import Request
 from starlette.types import Message
 
-from api.requests import VIA
+from api.requests import VIA, request_id
 from api.streaming import MEDIA_TYPE, read_frame
 
-_CARRIED = frozenset(
-    (b"authorization", b"x-tenant-id", b"x-jamjet-client-address", b"x-request-id", b"traceparent", b"host")
-)
+_CARRIED = frozenset((b"authorization", b"x-tenant-id", b"x-jamjet-client-address", b"traceparent", b"host"))
 
 
 class InnerAnswer(NamedTuple):
@@ -110,6 +108,8 @@ class _Exchange:
 def _scope(outer: Request, method: str, path: str, has_body: bool, headers: dict[str, str]) -> dict[str, Any]:
     plain, _, query = path.partition("?")
     sent = [(name, value) for name, value in outer.scope["headers"] if name in _CARRIED]
+    # The same id as the outer request's: it is what the caller is told, and what the audit log names.
+    sent.append((b"x-request-id", request_id(outer).encode()))
     sent += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     if has_body:
         sent.append((b"content-type", b"application/json"))
@@ -118,7 +118,8 @@ def _scope(outer: Request, method: str, path: str, has_body: bool, headers: dict
         **kept,
         "type": "http",
         "method": method,
-        "path": unquote(plain),
+        # A slash within a segment stays quoted: an id that has one must not become the path of another route.
+        "path": unquote(plain.replace("%2F", "%252F")),
         "raw_path": plain.encode(),
         "query_string": query.encode(),
         "root_path": "",

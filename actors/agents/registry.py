@@ -138,7 +138,7 @@ class AgentRegistry:
         agents = self._store.agents(tenant_id, by)
         agent = new_agent(found.card, found.value, found_at=found.found_at)
         known = await agents.agent(agent.agent_id)
-        is_same = known is None or agent.uri == known.uri or agent.found_at == known.found_at
+        is_same = known is None or agent.found_at == known.found_at or _is_beneath(known.uri, found.found_at)
         if not is_same and not _names_itself(found):
             # Two agents may have one name, so only one of them gets the id that is made of it.
             where = hashlib.sha256(agent.uri.encode()).hexdigest()[:8]
@@ -179,7 +179,12 @@ class AgentRegistry:
         self._metrics.agent_flush_seconds.observe(time.monotonic() - began)
 
     async def _look(self) -> None:
-        await self._ask_the_time()
+        try:
+            await self._ask_the_time()
+        except JamjetError:
+            # Without the store no replica admits an agent's token, so its heartbeats are not heard either.
+            self._listening_since = self._clock.now()
+            raise
         if self._expiry_ms is None:
             return
         await self._flush()
@@ -203,6 +208,12 @@ def new_agent(card: AgentCard, value: object, *, found_at: str | None = None) ->
         traits=tuple(sorted(card.traits())),
         found_at=found_at,
     )
+
+
+def _is_beneath(uri: str, found_at: str) -> bool:
+    """Whether an agent's address is where a card was found: what a card says of itself anybody may say."""
+    place = found_at.partition("/.well-known/")[0].rstrip("/")
+    return f"{uri}/".startswith(f"{place}/")
 
 
 def _names_itself(found: FoundCard) -> bool:

@@ -4,6 +4,8 @@ The SDK reads and writes the protocol, 1.0 and 0.3; every method here asks our o
 """
 
 import asyncio
+import hashlib
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -49,6 +51,7 @@ from actors.settings import Settings
 from api import inner
 from api.federation import tasks
 from api.federation.card import agent_card
+from api.idempotency import KEY_LENGTH_MAX
 from api.inner import InnerAnswer
 from api.resources import tenant
 
@@ -58,6 +61,8 @@ BLOCKING_S = 600
 """How long a message may be waited for that wants to be: its task is looked at later then."""
 TASKS_DEFAULT = 50
 TASKS_MAX = 100
+ID_CHARS_MAX = KEY_LENGTH_MAX - len("a2a:")
+_PAGE_TOKEN = re.compile(r"[0-9]{1,10}")
 _REST_STATUS = {
     TaskState.TASK_STATE_WORKING: "running",
     TaskState.TASK_STATE_INPUT_REQUIRED: "paused",
@@ -135,21 +140,21 @@ class Tasks(RequestHandler):
     async def on_list_tasks(self, params: ListTasksRequest, context: ServerCallContext) -> ListTasksResponse:
         request = _request(context)
         size = min(params.page_size or TASKS_DEFAULT, TASKS_MAX)
-        if params.page_token and not params.page_token.isdigit():
+        if params.page_token and not _PAGE_TOKEN.fullmatch(params.page_token):
             raise InvalidParamsError("page_token is none that was given out")
         offset = int(params.page_token or 0)
-        query = f"limit={size}&offset={offset}"
-        if params.status in _REST_STATUS:
-            query += f"&status={_REST_STATUS[params.status]}"
-        answer = await inner.ask(request, "GET", f"/executions?{query}")
-        _require(answer)
-        listed = answer.body["executions"]
-        if params.include_artifacts:
-            listed = [await _execution(request, one["execution_id"]) for one in listed]
-        more = offset + len(listed) < answer.body["total"]
+        listed, total = await _listed(request, params, size, offset)
+        # Only an execution as a whole tells what it came to, and what it waits for.
+        listed = [
+            await _execution(request, one["execution_id"])
+            if params.include_artifacts or one["status"] == "paused"
+            else one
+            for one in listed
+        ]
+        more = offset + len(listed) < total
         return ListTasksResponse(
-            tasks=[tasks.task_of(one) for one in listed],
-            total_size=answer.body["total"],
+            tasks=[tasks.task_of(one, with_artifacts=params.include_artifacts) for one in listed],
+            total_size=total,
             page_size=size,
             next_page_token=str(offset + len(listed)) if more and listed else "",
         )
@@ -171,8 +176,7 @@ class Tasks(RequestHandler):
             return str(message.task_id)
         workflow_id = await self._skill(request, params)
         body = {"workflow_id": workflow_id, "input": tasks.input_of(message)}
-        headers = {"Idempotency-Key": f"a2a:{message.message_id}"} if message.message_id else {}
-        answer = await inner.ask(request, "POST", "/executions", body, headers=headers)
+        answer = await inner.ask(request, "POST", "/executions", body, headers=_key(message))
         _require(answer)
         return str(answer.body["execution_id"])
 
@@ -212,13 +216,34 @@ class Tasks(RequestHandler):
         raise PushNotificationNotSupportedError
 
 
+async def _listed(
+    request: Request, params: ListTasksRequest, size: int, offset: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Some executions of those that are asked for, and how many there are."""
+    if params.status and params.status not in _REST_STATUS:
+        return [], 0
+    status = _REST_STATUS.get(params.status)
+    if params.context_id:
+        # A task has its context to itself.
+        answer = await inner.ask(request, "GET", f"/executions/{_quoted(params.context_id)}")
+        found = [] if answer.status == 404 else [answer.body]
+        if found:
+            _require(answer)
+        fits = [one for one in found if status in (None, one["status"])]
+        return fits[offset : offset + size], len(fits)
+    query = f"limit={size}&offset={offset}" + (f"&status={status}" if status else "")
+    answer = await inner.ask(request, "GET", f"/executions?{query}")
+    _require(answer)
+    return answer.body["executions"], answer.body["total"]
+
+
 async def _settled(request: Request, execution_id: str) -> dict[str, Any]:
-    """The execution once it has settled, or as it stands after ``BLOCKING_S``."""
+    """The execution once it has settled, or as it stands after ``BLOCKING_S`` or when its caller has left."""
     loop = asyncio.get_running_loop()
     until = loop.time() + BLOCKING_S
     while True:
         execution = await _execution(request, execution_id, WAIT_S)
-        if tasks.has_settled(execution) or loop.time() > until:
+        if tasks.has_settled(execution) or loop.time() > until or await request.is_disconnected():
             return execution
         if execution["status"] == "paused":
             # It waits for a time, and so is answered at once.
@@ -228,6 +253,8 @@ async def _settled(request: Request, execution_id: str) -> dict[str, Any]:
 async def _answered(request: Request, message: Message) -> None:
     """Take a message for the approval or the event that its task waits for."""
     execution = await _execution(request, message.task_id)
+    if await _was_taken(request, message):
+        return
     data, text = tasks.said(message)
     waits = {wait["type"]: wait for wait in execution["waiting_on"]}
     path = f"/executions/{_quoted(message.task_id)}"
@@ -244,8 +271,19 @@ async def _answered(request: Request, message: Message) -> None:
     _require(answer)
 
 
+async def _was_taken(request: Request, message: Message) -> bool:
+    """Whether its task has had the message before: it is not taken for what the task waits for since."""
+    routes = (f"POST /executions/{message.task_id}/{kind}" for kind in ("approve", "external-event"))
+    store = tenant(request)
+    return any([await store.idempotency(key, route) for route in routes for key in _key(message).values()])
+
+
 def _key(message: Message) -> dict[str, str]:
-    return {"Idempotency-Key": f"a2a:{message.message_id}"} if message.message_id else {}
+    """The message's id as the key of what it asks for; its digest where no header could carry it."""
+    given = message.message_id
+    if len(given) > ID_CHARS_MAX or not given.isascii() or not given.isprintable():
+        given = f"sha256:{hashlib.sha256(given.encode()).hexdigest()}"
+    return {"Idempotency-Key": f"a2a:{given}"} if given else {}
 
 
 async def _followed(request: Request, execution_id: str) -> AsyncGenerator[Event]:
@@ -255,7 +293,7 @@ async def _followed(request: Request, execution_id: str) -> AsyncGenerator[Event
     if tasks.has_settled(execution):
         return
     path = f"/executions/{_quoted(execution_id)}/events/stream?after={execution['sequence']}"
-    may_ask = False
+    may_ask = tasks.asks(execution)
     async with inner.following(request, path) as frames:
         async for frame in frames:
             if frame.event in ("refused", "error"):

@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 from a2a.types import Artifact, Message, Part, Role, Task, TaskState, TaskStatus
-from google.protobuf.json_format import MessageToDict, ParseDict
+from a2a.utils.errors import InvalidParamsError
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.struct_pb2 import Value
 
 from runtime.nodes.a2a import whole_numbers
@@ -14,6 +15,8 @@ ARTIFACT = "output"
 TEXT_KEY = "message"
 """The key of the input under which the text of a message is found, unless that text is a JSON object."""
 
+_LEVELS_MAX = 90
+"""Of an output as data: Protocol Buffers take 100, with those of the message around it."""
 _STATES = {
     "running": TaskState.TASK_STATE_WORKING,
     "completed": TaskState.TASK_STATE_COMPLETED,
@@ -54,9 +57,13 @@ def state_of(execution: dict[str, Any]) -> TaskState:
     """Its ``TaskState``. One that waits for a person or an event asks its caller for more input."""
     status = execution["status"]
     if status == "paused":
-        asks = any(wait["type"] in _ASKS for wait in execution.get("waiting_on", ()))
-        return TaskState.TASK_STATE_INPUT_REQUIRED if asks else TaskState.TASK_STATE_WORKING
+        return TaskState.TASK_STATE_INPUT_REQUIRED if asks(execution) else TaskState.TASK_STATE_WORKING
     return _STATES[status]
+
+
+def asks(execution: dict[str, Any]) -> bool:
+    """Whether it waits for what a message can bring, whatever goes on beside."""
+    return any(wait["type"] in _ASKS for wait in execution.get("waiting_on", ()))
 
 
 def has_settled(execution: dict[str, Any]) -> bool:
@@ -73,11 +80,14 @@ def _asked(wait: dict[str, Any]) -> str:
 
 
 def artifact_of(execution: dict[str, Any]) -> Artifact:
-    return Artifact(
-        artifact_id=ARTIFACT,
-        name=ARTIFACT,
-        parts=[Part(data=ParseDict(execution["output"], Value()), media_type="application/json")],
-    )
+    output = execution["output"]
+    try:
+        part = Part(data=ParseDict(output, Value(), max_recursion_depth=_LEVELS_MAX))
+    except ParseError:
+        # Protocol Buffers do not nest as deep as JSON does.
+        part = Part(text=orjson.dumps(output).decode())
+    part.media_type = "application/json"
+    return Artifact(artifact_id=ARTIFACT, name=ARTIFACT, parts=[part])
 
 
 def agent_message(execution_id: str, parts: list[Part]) -> Message:
@@ -96,13 +106,20 @@ def said(message: Message) -> tuple[dict[str, Any], str]:
     texts: list[str] = []
     for part in message.parts:
         if part.HasField("data"):
-            value = whole_numbers(MessageToDict(part.data))
+            value = _value(part)
             data |= value if isinstance(value, dict) else {"data": value}
         elif part.HasField("text"):
             texts.append(part.text)
     text = "\n".join(texts)
     found = _json_object(text)
     return (data | found, "") if found is not None else (data, text)
+
+
+def _value(part: Part) -> Any:
+    try:
+        return whole_numbers(MessageToDict(part.data))
+    except ValueError as error:
+        raise InvalidParamsError(f"a part's data is not JSON: {error}") from error
 
 
 def input_of(message: Message) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from api.requests import read_json, request_id
+from api.requests import read_json
 from api.routing import declared, router
 from runtime.errors import Forbidden
 
@@ -46,13 +46,9 @@ async def exchange(request: Request) -> Response:
 
 
 def _scope(request: Request) -> Scope:
-    """The request as the library wants it, which refuses clients that do not say what they accept.
-
-    It has our own id, too, so that what is asked from within has the same.
-    """
-    own = {**_SET, b"x-request-id": request_id(request).encode()}
-    kept = [header for header in request.scope["headers"] if header[0] not in own]
-    return {**request.scope, "headers": [*kept, *own.items()]}
+    """The request as the library wants it, which refuses clients that do not say what they accept."""
+    kept = [header for header in request.scope["headers"] if header[0] not in _SET]
+    return {**request.scope, "headers": [*kept, *_SET.items()]}
 
 
 def _asks_for_progress(message: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from api import render
 from api.requests import read_body, require_json
@@ -66,10 +67,13 @@ async def _imported(module: str) -> Any:
 
 
 def _again(request: Request, body: bytes) -> Request:
-    """The request with a body that can be read once more."""
+    """The request with a body that can be read once more; after that it tells when its client has left."""
+    left = [body]
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def receive() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await request.receive()
 
     return Request(request.scope, receive)
 

@@ -106,6 +106,8 @@ def read_card(value: Any, *, found_at: str | None = None) -> AgentCard:
 def slug(name: str) -> str:
     """An id made of a name: ``Security Reviewer`` -> ``security-reviewer``."""
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if words in _RESERVED:
+        return f"{words}-agent"
     return words[:64].strip("-") or f"agent-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
@@ -166,7 +168,7 @@ def _read_jamjet(value: dict[str, Any], found_at: str | None) -> AgentCard:
     protocols = tuple(_texts(capabilities, "protocols", "capabilities.protocols"))
     uri = _url(value, "uri") or _url(value, "url")
     interfaces: tuple[Interface, ...] = ()
-    if "a2a" in protocols and (uri or found_at):
+    if any(name.lower() == "a2a" for name in protocols) and (uri or found_at):
         version = _text(value, "protocolVersion") or A2A_OLDEST
         interfaces = (Interface(url=uri or found_at or "", binding="JSONRPC", version=version),)
     return AgentCard(
@@ -333,9 +335,11 @@ def _schema(value: dict[str, Any], *names: str, place: str) -> Schema | None:
 
 
 def _labels(value: dict[str, Any]) -> dict[str, str]:
-    labels = _object(value, "labels")
-    return {
+    labels = {
         name: item if isinstance(item, str) else msgspec.json.encode(item).decode()
-        for name, item in labels.items()
+        for name, item in _object(value, "labels").items()
         if item is not None
     }
+    # It is indexed, and what PostgreSQL indexes is bounded.
+    _text(labels, "trust_domain", most=NAME_CHARS_MAX, place="labels")
+    return labels

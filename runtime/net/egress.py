@@ -139,7 +139,7 @@ class Egress:
                     extensions={"timeout": {"connect": CONNECT_S, "pool": timeout_s}},
                 ) as response,
             ):
-                yield _opened(response)
+                yield _opened(response, target.host)
 
     async def close(self) -> None:
         if self._pool is not None:
@@ -236,13 +236,19 @@ def _errors_named(host: str) -> Any:
         raise EgressError(f"{host}: {error}", "io_error") from error
 
 
-def _opened(response: httpcore2.Response) -> OpenAnswer:
+def _opened(response: httpcore2.Response, host: str) -> OpenAnswer:
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
     encoding = headers.get("content-encoding", "identity").strip().lower()
 
     async def read(bytes_max: int) -> AsyncIterator[bytes]:
         decoder = _Decoder(encoding, bytes_max)
-        async for part in response.aiter_stream():
+        parts = response.aiter_stream()
+        while True:
+            # Named here too: whoever reads need not do so in the block that opened it.
+            with _errors_named(host):
+                part = await anext(parts, None)
+            if part is None:
+                break
             for decoded in decoder.feed(part):
                 yield decoded
         decoder.end()

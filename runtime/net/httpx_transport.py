@@ -33,7 +33,11 @@ class EgressTransport(httpx.AsyncBaseTransport):
             )
         except EgressError as error:
             raise httpx.ConnectError(str(error), request=request) from error
-        shown = [(name, value) for name, value in opened.headers.items() if name not in _DECODED]
+        shown = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in opened.headers.items()
+            if name not in _DECODED
+        ]
         return httpx.Response(opened.status, headers=shown, stream=_Body(opened, stack), request=request)
 
 

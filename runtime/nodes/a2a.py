@@ -7,14 +7,15 @@ speaks A2A 1.0 and 0.3; it reaches the agent through the guarded way out alone.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from runtime import jsonvalue
 from runtime.agents.card import AgentCard, Interface, read_card
 from runtime.effects import STOPPED
-from runtime.errors import BadRequest, JamjetError, Unavailable, Unreachable
+from runtime.errors import BadRequest, JamjetError, Unavailable, Unreachable, ValueRejected
 from runtime.graph import A2aTaskNode
 from runtime.jsonvalue import JsonValue
 from runtime.net.cards import CardFetcher
@@ -27,7 +28,7 @@ from runtime.store.agent_port import AgentRow
 
 if TYPE_CHECKING:
     from a2a.client import Client
-    from a2a.types import Task
+    from a2a.types import SendMessageRequest, StreamResponse, Task
 
 FindAgent = Callable[[str, str], Awaitable[AgentRow | None]]
 """The registered agent of a tenant by its id."""
@@ -87,7 +88,12 @@ class A2aExecutor:
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 card = await self._card(node, tenant_id)
-                return await self._called(node, card, rendered, message_id, on_text, deadline)
+                said = await self._called(node, card, rendered, message_id, on_text, deadline)
+                # Some agents tell their callers what they were sent.
+                kept = self._secrets.withheld(
+                    jsonvalue.encode(said, what=f"the answer of agent {node.agent}")
+                )
+                return jsonvalue.decode(kept)
         except TimeoutError as error:
             raise AgentFailed(f"agent {node.agent} did not end in time", "timeout") from error
         except EgressError as error:
@@ -132,16 +138,22 @@ class A2aExecutor:
         from a2a.utils.errors import A2AError
 
         interface = _interface(node.agent, card)
+        request = _request(node, message_id, dict(rendered))
         async with self._client(node, interface, card) as client:
-            call = _Call(client, node, message_id, on_text)
+            call = _Call(client, node, on_text, self._withheld)
             try:
-                return await call.result(dict(rendered))
+                return await call.result(request)
+            except (AgentFailed, EgressError):
+                raise
             except A2AError as error:
-                raise self._refused(node.agent, error) from error
+                raise self._refused(node.agent, "refused", error) from error
             except asyncio.CancelledError as error:
                 if STOPPED in error.args or deadline.expired():
                     await call.cancel()
                 raise
+            except Exception as error:
+                # The SDK lets through whatever it trips over in an answer.
+                raise self._refused(node.agent, "gave an answer that is no A2A", error) from error
 
     @contextlib.asynccontextmanager
     async def _client(
@@ -187,7 +199,7 @@ class A2aExecutor:
         never = error.error_class in ("address_refused", "bad_url", "too_large", "secret_refused")
         return AgentFailed(self._withheld(str(error)), error.error_class, retryable=False if never else None)
 
-    def _refused(self, agent: str, error: Exception) -> AgentFailed:
+    def _refused(self, agent: str, what: str, error: Exception) -> AgentFailed:
         """What the SDK's error is: the way out's own error is among its causes."""
         import httpx
 
@@ -199,7 +211,7 @@ class A2aExecutor:
                 return _answered(agent, cause.response.status_code, cause.response.headers)
             cause = cause.__cause__
         said = self._withheld(str(error))[:ERROR_CHARS_MAX]
-        return AgentFailed(f"agent {agent} refused: {said}", "agent_error")
+        return AgentFailed(f"agent {agent} {what}: {said}", "agent_error")
 
     def _withheld(self, text: str) -> str:
         return self._secrets.withheld(text.encode("utf-8", "replace")).decode()
@@ -209,31 +221,28 @@ class _Call:
     """One message, and the task that it leads to."""
 
     def __init__(
-        self, client: "Client", node: A2aTaskNode, message_id: str, on_text: Callable[[str], None]
+        self,
+        client: "Client",
+        node: A2aTaskNode,
+        on_text: Callable[[str], None],
+        withheld: Callable[[str], str],
     ) -> None:
         self._client = client
         self._node = node
-        self._message_id = message_id
         self._on_text = on_text
+        self._withheld = withheld
         self._task: Task | None = None
 
-    async def result(self, data: dict[str, Any]) -> JsonValue:
-        from a2a.types import Message, SendMessageRequest
-        from google.protobuf.json_format import ParseDict
-
-        metadata = {"skill": self._node.skill} if self._node.skill else {}
-        message = {
-            "messageId": self._message_id,
-            "role": "ROLE_USER",
-            "parts": [{"data": data}],
-            "metadata": metadata,
-        }
-        request = SendMessageRequest(message=ParseDict(message, Message()))
-        request.metadata.update(metadata)
-        async for event in self._client.send_message(request):
-            if event.HasField("message"):
-                return _said(event.message.parts)
-            self._take(event)
+    async def result(self, request: "SendMessageRequest") -> JsonValue:
+        events = cast("AsyncGenerator[StreamResponse]", self._client.send_message(request))
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if event.HasField("message"):
+                    return _said(event.message.parts)
+                self._take(event)
+                if self._has_ended():
+                    # Some agents leave their streams open.
+                    break
         if self._task is None:
             raise AgentFailed(f"agent {self._node.agent} answered with nothing", "agent_error")
         return await self._ended()
@@ -256,6 +265,12 @@ class _Call:
             self._keep(update.artifact, append=update.append)
             self._tell(update.artifact.parts)
 
+    def _has_ended(self) -> bool:
+        from a2a.types import TaskState
+
+        state = None if self._task is None else self._task.status.state
+        return state == TaskState.TASK_STATE_COMPLETED or state in _FAILURES
+
     def _keep(self, artifact: Any, *, append: bool) -> None:
         assert self._task is not None
         for known in self._task.artifacts:
@@ -269,7 +284,7 @@ class _Call:
     def _tell(self, parts: Any) -> None:
         for part in parts:
             if part.text:
-                self._on_text(part.text)
+                self._on_text(self._withheld(part.text))
 
     async def _ended(self) -> JsonValue:
         """The task's result, once it has come to an end."""
@@ -291,7 +306,7 @@ class _Call:
     def _failed(self, what: str, error_class: str, retryable: bool | None) -> AgentFailed:
         assert self._task is not None
         why = _said(self._task.status.message.parts)
-        told = f": {why}"[:ERROR_CHARS_MAX] if why not in (None, "") else ""
+        told = f": {self._withheld(str(why))}"[:ERROR_CHARS_MAX] if why not in (None, "") else ""
         return AgentFailed(f"agent {self._node.agent} {what}{told}", error_class, retryable=retryable)
 
     async def cancel(self) -> None:
@@ -315,6 +330,25 @@ _FAILURES: dict[int, tuple[str, str, bool | None]] = {
 """By ``TaskState``: what happened, its error class, and whether another attempt may help."""
 
 
+def _request(node: A2aTaskNode, message_id: str, data: dict[str, Any]) -> "SendMessageRequest":
+    """The message that has ``data`` as its only part.
+
+    Raises:
+        ValueRejected: A2A cannot say it.
+    """
+    from a2a.types import Message, SendMessageRequest
+    from google.protobuf.json_format import ParseDict, ParseError
+
+    metadata = {"skill": node.skill} if node.skill else {}
+    message = {"messageId": message_id, "role": "ROLE_USER", "parts": [{"data": data}], "metadata": metadata}
+    try:
+        request = SendMessageRequest(message=ParseDict(message, Message()))
+    except ParseError as error:
+        raise ValueRejected(f"the input of agent {node.agent} cannot be sent: {error}") from error
+    request.metadata.update(metadata)
+    return request
+
+
 def _interface(agent: str, card: AgentCard) -> Interface:
     """The newest interface that can be spoken to, JSON-RPC before REST."""
     usable = [one for one in card.interfaces if one.binding in ("JSONRPC", "HTTP+JSON") and one.url]
@@ -324,8 +358,8 @@ def _interface(agent: str, card: AgentCard) -> Interface:
 
 
 def _spoken(version: str) -> str:
-    """The version to speak to an agent: 0.3 to those of 0.2 too, which has the same methods."""
-    return version if version.split(".")[0] == "1" else "0.3"
+    """The version of the SDK's two that an agent of a version understands: 0.2 is 0.3 on the wire."""
+    return "0.3" if version.startswith("0.") else "1.0"
 
 
 def _answered(agent: str, status: int, headers: Mapping[str, str]) -> AgentFailed:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -28,9 +29,10 @@ from a2a.types import (
 )
 from a2a.utils.errors import A2AError
 
-from tests.fixtures.api import APPROVE, COUNT, FAIL, HANG, PAY, Api, eventually
+from api.federation import tasks
+from tests.fixtures.api import APPROVE, COUNT, FAIL, HANG, PAY, TWO_GATES, Api, eventually
 from tests.fixtures.served import served
-from tests.fixtures.workflows import chain
+from tests.fixtures.workflows import chain, python
 
 BOTH = ["1.0", "0.3"]
 EXPOSED = {"expose": ["a2a"]}
@@ -281,6 +283,16 @@ async def test_a_call_is_audited_as_what_it_is(bare_api: Api) -> None:
     assert started["actor_id"].startswith("token:")
 
 
+async def test_the_audit_names_the_request_that_the_caller_made(bare_api: Api) -> None:
+    await bare_api.register(exposed(COUNT))
+    answer = await bare_api.post("/a2a", send("m"), **V1)
+    execution_id = answer.json()["result"]["task"]["id"]
+
+    items = (await bare_api.get(f"/audit?execution_id={execution_id}")).json()["items"]
+    [started] = [item for item in items if item["event_type"] == "workflow_started"]
+    assert started["http_request_id"] == answer.headers["x-request-id"]
+
+
 # --- raw requests ---------------------------------------------------------------------------------
 
 
@@ -305,6 +317,8 @@ V1 = {"headers": {"A2A-Version": "1.0"}}
         ({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "../health"}}, -32001),
         ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {}}, -32602),
         ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"pageToken": "x"}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"pageToken": "²"}}, -32602),
+        ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"pageToken": "1" * 5_000}}, -32602),
         (
             {
                 "jsonrpc": "2.0",
@@ -343,3 +357,124 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(bare_api: Api) -> N
         return not streams._open
 
     await eventually(closed)
+
+
+def send(message_id: str = "m", *parts: Any, **fields: Any) -> dict[str, Any]:
+    given = {"messageId": message_id, "role": "ROLE_USER", "parts": parts or [{"data": {"n": 1}}], **fields}
+    return {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": given}}
+
+
+@pytest.mark.parametrize("message_id", ["x" * 300, "schlüssel", "a\r\nX-Tenant-Id: acme", "a\0b"])
+async def test_any_id_makes_a_message_the_same(bare_api: Api, message_id: str) -> None:
+    await bare_api.register(exposed(COUNT))
+    ids = {(await rpc(bare_api, send(message_id), **V1))["result"]["task"]["id"] for _ in range(2)}
+    other = await rpc(bare_api, send(f"{message_id}y"), **V1)
+
+    assert len(ids) == 1
+    assert other["result"]["task"]["id"] not in ids
+
+
+@pytest.mark.parametrize("ir", [APPROVE, PAY])
+async def test_the_same_answer_again_is_taken_once(bare_api: Api, ir: dict[str, Any]) -> None:
+    await bare_api.register(ir)
+    execution_id = await bare_api.paused(ir["workflow_id"])
+    answer = send("m", {"data": {"decision": "approved"}}, taskId=execution_id)
+
+    told = [await rpc(bare_api, answer, **V1) for _ in range(2)]
+
+    states = [one["result"]["task"]["status"]["state"] for one in told]
+    assert states == ["TASK_STATE_COMPLETED"] * 2
+    again = await rpc(bare_api, send("other", {"text": "approved"}, taskId=execution_id), **V1)
+    assert "waits for nothing" in again["error"]["message"]
+
+
+@pytest.mark.parametrize("rest", ["events", "approvals", "events/stream"])
+@pytest.mark.parametrize("method", ["GetTask", "SubscribeToTask"])
+async def test_an_id_is_never_the_path_of_another_route(bare_api: Api, method: str, rest: str) -> None:
+    await bare_api.register(exposed(COUNT))
+    execution_id = await bare_api.start("count")
+    await bare_api.settled(execution_id)
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"id": f"{execution_id}/{rest}"}}
+    assert (await rpc(bare_api, body, **V1))["error"]["code"] == -32001
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999"])
+async def test_a_number_that_is_not_json(bare_api: Api, number: str) -> None:
+    await bare_api.register(exposed(COUNT))
+    body = json.dumps(send("m", {"data": {"n": "?"}})).replace('"?"', number)
+    headers = {"Content-Type": "application/json", **V1["headers"]}
+    answer = await bare_api.ask("POST", "/a2a", content=body.encode(), headers=headers)
+    assert answer.json()["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize("levels", [40, 47, 61])
+async def test_an_output_may_be_deep(bare_api: Api, levels: int) -> None:
+    await bare_api.register(exposed(COUNT))
+    deep = json.loads("[" * levels + "]" * levels)
+    execution_id = await bare_api.start("count", n=1, deep=deep)
+    await bare_api.settled(execution_id)
+    async with client(bare_api) as a2a:
+        task = await a2a.get_task(GetTaskRequest(id=execution_id))
+    [part] = task.artifacts[0].parts
+    shown = json.loads(part.text) if part.text else get_data_parts([part])[0]
+    assert shown == {"n": 2, "deep": deep}
+
+
+async def test_tasks_are_listed_by_state_and_context(bare_api: Api) -> None:
+    await bare_api.register(COUNT, APPROVE)
+    done, waits = await bare_api.start("count"), await bare_api.paused("approve")
+    await bare_api.settled(done)
+
+    async def listed(**params: Any) -> dict[str, str]:
+        body = {"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": params}
+        result = (await rpc(bare_api, body, **V1))["result"]
+        assert result.get("totalSize", 0) == len(result["tasks"])
+        return {task["id"]: task["status"]["state"] for task in result["tasks"]}
+
+    both = {done: "TASK_STATE_COMPLETED", waits: "TASK_STATE_INPUT_REQUIRED"}
+    assert await listed() == both
+    assert await listed(status="TASK_STATE_REJECTED") == {}
+    assert await listed(status="TASK_STATE_INPUT_REQUIRED") == {waits: both[waits]}
+    assert await listed(contextId=done) == {done: both[done]}
+    assert await listed(contextId=done, status="TASK_STATE_FAILED") == {}
+    assert await listed(contextId="exec_x") == {}
+
+
+async def test_a_task_that_asks_already_while_a_branch_runs_is_followed_to_its_pause(bare_api: Api) -> None:
+    nodes = {**TWO_GATES["nodes"], "right": python("hang")}
+    await bare_api.register({**TWO_GATES, "nodes": nodes})
+    execution_id = await bare_api.start("two-gates")
+    for kind in ("InterruptRaised", "NodeStarted"):
+        await eventually(lambda kind=kind: bare_api.has_event(execution_id, kind))
+    async with client(bare_api, streaming=True) as a2a:
+        stream = a2a.subscribe(SubscribeToTaskRequest(id=execution_id))
+        events = [await anext(stream)]
+        bare_api.functions.released.set()
+        async with asyncio.timeout(10):
+            events += [event async for event in stream]
+
+    assert last_state(events) == TaskState.TASK_STATE_INPUT_REQUIRED
+
+
+async def test_nobody_is_waited_for_who_has_left(bare_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bare_api.register(exposed(HANG))
+    monkeypatch.setattr("api.federation.a2a_server.WAIT_S", 0.1)
+    looks = 0
+    settled = tasks.has_settled
+
+    def counted(execution: dict[str, Any]) -> bool:
+        nonlocal looks
+        looks += 1
+        return settled(execution)
+
+    monkeypatch.setattr(tasks, "has_settled", counted)
+    headers = {"Authorization": f"Bearer {bare_api.tokens['developer']}", "A2A-Version": "1.0"}
+    async with served(bare_api.app) as url:
+        async with httpx.AsyncClient(timeout=1) as http:
+            with pytest.raises(httpx.ReadTimeout):
+                await http.post(f"{url}/a2a", json=send("m"), headers=headers)
+        assert looks > 1
+        await asyncio.sleep(0.3)
+        seen = looks
+        await asyncio.sleep(0.5)
+        assert looks == seen

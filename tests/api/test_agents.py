@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import Unavailable
 from runtime.store.agent_port import Beat
 from tests.fixtures.api import Api, assert_refused, eventually
 from tests.fixtures.http_server import Asked, http_server, reply, response
@@ -320,6 +321,30 @@ async def test_who_is_silent_for_too_long_is_paused_until_it_beats(bare_api: Api
     assert (await bare_api.get("/agents/research-agent")).json()["status"] == "active"
 
 
+async def test_what_was_not_heard_while_the_store_was_away_was_not_missed(
+    bare_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registered(bare_api)
+    await bare_api.post("/agents/research-agent/activate")
+    now = await bare_api.store.system.now()
+    await bare_api.store.all_agents.beat([Beat("default", "research-agent", now - 60_000)])
+    registry = bare_api.agents
+    registry._expiry_ms = 30_000
+    registry._listening_since -= 120_000
+
+    async def away() -> int:
+        raise Unavailable("the store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bare_api.store.system, "now", away)
+        with pytest.raises(Unavailable):
+            await registry._look()
+    await registry._look()
+
+    shown = (await bare_api.get("/agents/research-agent")).json()
+    assert (shown["status"], shown["stale"]) == ("active", False)
+
+
 # --- discovery ------------------------------------------------------------------------------------
 
 
@@ -374,6 +399,27 @@ async def test_an_id_of_another_agent_is_not_taken_over(bare_api: Api) -> None:
 
     assert answer.status_code == 409
     assert (await bare_api.get("/agents/research-agent")).json()["uri"] == EXAMPLE["uri"]
+
+
+async def test_nobody_speaks_for_an_agent_by_claiming_its_address(bare_api: Api) -> None:
+    await registered(bare_api)
+    async with http_server(reply(200, {**EXAMPLE, "version": "6.6.6"})) as server:
+        answer = await bare_api.post("/agents/discover", {"url": server.url})
+
+    assert answer.status_code == 409
+    assert (await bare_api.get("/agents/research-agent")).json()["version"] == EXAMPLE["version"]
+
+
+@pytest.mark.parametrize(("path", "asked"), [("", ""), ("/a2a", ""), ("/a2a", "/.well-known/agent.json")])
+async def test_an_agent_that_registered_itself_is_discovered_where_it_is(
+    bare_api: Api, path: str, asked: str
+) -> None:
+    card = {**EXAMPLE, "version": "0.2.0"}
+    async with http_server(reply(200, card)) as server:
+        await registered(bare_api, uri=server.url + path)
+        answer = await bare_api.post("/agents/discover", {"url": server.url + asked})
+
+    assert (answer.status_code, answer.json()["version"]) == (201, "0.2.0")
 
 
 @pytest.mark.parametrize(

@@ -266,3 +266,9 @@ async def test_exposed_workflows_are_latest_versions(store: Store) -> None:
     assert [row.workflow_id for row in await own.exposed_workflows("mcp")] == ["mcp-only", "both"]
     assert [(row.workflow_id, row.version) for row in await own.exposed_workflows("a2a")] == [("both", "2")]
     assert await store.tenant("other").exposed_workflows("mcp") == []
+
+
+async def test_a_name_that_no_row_could_have_keeps_no_other_from_being_known(store: Store) -> None:
+    await store.agents("default").register(agent())
+    keys = [("default", "a\0b"), ("default", "\ud800"), ("default", "researcher"), ("a\0b", "researcher")]
+    assert await store.all_agents.known(keys) == {("default", "researcher")}

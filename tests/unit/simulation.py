@@ -541,6 +541,10 @@ class RemoteStore:
         self._store = MemoryStore(world.database.clock, database=world.database)
         self.journal: Any = Remote(world, process, self._store.journal)
         self.system: Any = Remote(world, process, self._store.system)
+        self.all_agents: Any = Remote(world, process, self._store.all_agents)
+
+    def agents(self, tenant_id: str, by: Origin = SYSTEM) -> Any:
+        return Remote(self._world, self._process, self._store.agents(tenant_id, by))
 
     def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> Any:
         return Remote(self._world, self._process, self._store.tenant(tenant_id, by))
@@ -566,6 +570,13 @@ class FadingStore:
     @property
     def system(self) -> Any:
         return self._now.system
+
+    @property
+    def all_agents(self) -> Any:
+        return self._now.all_agents
+
+    def agents(self, tenant_id: str, by: Origin = SYSTEM) -> Any:
+        return self._now.agents(tenant_id, by)
 
     def tenant(self, tenant_id: str, by: Origin = SYSTEM) -> Any:
         return self._now.tenant(tenant_id, by)

@@ -448,3 +448,121 @@ async def test_an_agent_that_speaks_no_http(world_of: Any) -> None:
         "agent reviewer does not speak A2A by http",
         "bad_agent_card",
     )
+
+
+# --- agents that answer with anything -------------------------------------------------------------
+
+
+class Raw(Agent):
+    """An agent that answers each call with these bytes, and leaves the connection open if it is told to."""
+
+    def __init__(self, data: bytes, version: str = "1.0", *, streaming: bool = False) -> None:
+        super().__init__(version, lambda *_: None, streaming=streaming)
+        self.data = data
+        self.stays = streaming
+        self.left = asyncio.Event()
+
+    async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked.method == "GET":
+            await super().__call__(asked, writer)
+            return
+        writer.write(self.data)
+        await writer.drain()
+        if self.stays:
+            await self.left.wait()
+        writer.close()
+
+
+def plain(body: bytes, header: bytes = b"X: y") -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return head + header + b"\r\n\r\n" + body
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"1",
+        b'"\xff"',
+        b"[" * 100_000,
+        b'{"jsonrpc":"2.0","id":"1","result":null}',
+        b'{"jsonrpc":"2.0","id":"1","result":5}',
+        b'{"jsonrpc":"2.0","id":"1","error":{"code":null}}',
+        b'{"jsonrpc":"2.0","id":"1","result":{"task":{"id":5}}}',
+        b'{"jsonrpc":"2.0","id":"1","result":{"message":{"messageId":"m","parts":[{"data":NaN}]}}}',
+        b'{"jsonrpc":"2.0","id":"1","result":{"message":{"messageId":"m","parts":[{"text":"\\ud800"}]}}}',
+    ],
+)
+async def test_an_answer_that_is_no_a2a(world_of: Any, version: str, body: bytes) -> None:
+    world = await world_of(Raw(plain(body), version))
+    result = await world.run()
+    assert isinstance(result, NodeErrored), result
+    assert result.error_class == "agent_error"
+    assert result.error.startswith("agent reviewer ")
+
+
+async def test_an_answer_with_headers_beyond_ascii(world_of: Any) -> None:
+    task_json = json.dumps(_rpc("1", sent("1.0", task("1.0", "completed", artifacts=[{"text": "ok"}]))))
+    world = await world_of(Raw(plain(task_json.encode(), b"Server: caf\xe9")))
+    result = await world.run()
+    assert isinstance(result, NodeSucceeded), result
+    assert result.output == "ok"
+
+
+async def test_an_answer_that_is_cut_off(world_of: Any) -> None:
+    world = await world_of(Raw(plain(b"{", b"Content-Length: 200")))
+    result = await world.run()
+    assert isinstance(result, NodeErrored)
+    assert result.error_class == "connection_reset"
+
+
+async def test_an_answer_that_the_store_cannot_hold(world_of: Any) -> None:
+    said = sent("1.0", task("1.0", "completed", artifacts=[{"text": "a\0b"}]))
+    world = await world_of(Agent("1.0", lambda *_: said))
+    result = await world.run()
+    assert isinstance(result, NodeErrored)
+    assert (result.error_class, result.retryable) == ("value_rejected", False)
+
+
+async def test_an_input_that_a2a_cannot_say(world_of: Any) -> None:
+    deep = {"code": json.loads("[" * 60 + "]" * 60)}
+    world = await world_of(Agent("1.0", never_done))
+    effect = RunNode(node=world.node(), visit=1, attempt=1, input=deep, state={}, key=KEY)
+    result = await world.runner.run(effect, tenant_id="default")
+    assert isinstance(result, NodeErrored)
+    assert (result.error_class, result.retryable) == ("value_rejected", False)
+    assert result.error.startswith("the input of agent reviewer cannot be sent: ")
+    assert world.agent.methods == []
+
+
+async def test_a_stream_that_stays_open_after_the_end(world_of: Any) -> None:
+    done = sent("1.0", task("1.0", "completed", artifacts=[{"text": "ok"}]))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    agent = Raw(head + _event("1", done), streaming=True)
+    world = await world_of(agent)
+    result = await world.run(stream=True, timeout_ms=3_000)
+    agent.left.set()
+    assert isinstance(result, NodeSucceeded), result
+    assert result.output == "ok"
+
+
+@pytest.mark.parametrize("state", ["failed", "completed"])
+async def test_an_agent_that_gives_the_token_back_does_not_get_it_stored(world_of: Any, state: str) -> None:
+    said = task("1.0", state, text="sent s3cret-token", artifacts=[{"data": {"got": "s3cret-token"}}])
+    agent = Agent("1.0", lambda *_: sent("1.0", said))
+    world = await world_of(agent, secrets=("TOKEN@127.0.0.1",), env={"TOKEN": "s3cret-token"})
+    result = await world.run(token_env="TOKEN")
+    assert "s3cret" not in str(result)
+    assert "${TOKEN}" in str(result)
+
+
+@pytest.mark.parametrize(("said", "spoken"), [("0.2.0", "0.3"), ("0.3.0", "0.3"), ("abc", "1.0")])
+async def test_versions_that_the_sdk_does_not_know(world_of: Any, said: str, spoken: str) -> None:
+    agent = Agent(spoken, lambda *_: sent(spoken, task(spoken, "completed", artifacts=[{"text": "ok"}])))
+    world = await world_of(agent)
+    one = {"url": f"{world.server.url}/rpc", "protocolBinding": "JSONRPC", "protocolVersion": said}
+    agent._card_fields = {"supportedInterfaces": [one]}
+    result = await world.run()
+    assert isinstance(result, NodeSucceeded), result
+    assert result.output == "ok"

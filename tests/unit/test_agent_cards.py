@@ -121,6 +121,12 @@ def test_a_card_that_does_not_say_where_it_is_is_where_it_was_found() -> None:
     assert read_card(value).uri == ""
 
 
+def test_an_agent_that_is_found_by_a_protocol_can_be_called_by_it() -> None:
+    card = read_card({"name": "n", "uri": "http://127.0.0.1:9", "capabilities": {"protocols": ["A2A"]}})
+    assert card.traits() == {"protocol:a2a"}
+    assert [one.url for one in card.interfaces] == ["http://127.0.0.1:9"]
+
+
 def test_the_card_flattened_has_jamjets_fields_and_its_own() -> None:
     shown = flattened(read_card(A2A_03), A2A_03)
 
@@ -160,6 +166,10 @@ def test_the_card_flattened_has_jamjets_fields_and_its_own() -> None:
             "card.capabilities.protocols must be a list of texts of at most 256 characters",
         ),
         ({"name": "n", "labels": []}, "card.labels must be an object"),
+        (
+            {"name": "n", "labels": {"trust_domain": "t" * 257}},
+            "card.labels.trust_domain has 257 characters, over the limit of 256",
+        ),
         ({"name": "n", "supportedInterfaces": [{}]}, "card.supportedInterfaces[0].url is required"),
         ({"name": "n", "supportedInterfaces": [5]}, "card.supportedInterfaces[0] must be an object"),
         ({"name": "n", "x": "y" * CARD_BYTES_MAX}, "the card has 262163 bytes, over the limit of 262144"),
@@ -177,6 +187,7 @@ def test_an_id_is_made_of_the_name() -> None:
     assert slug("研究") == slug("研究") != slug("代理")
     assert slug("研究").startswith("agent-")
     assert read_card({"name": "My Agent"}).id == "my-agent"
+    assert read_card({"name": "Search"}).id == "search-agent", "no name of a route"
     assert read_card({"id": 7, "name": "n"}).id == "7"
 
 
