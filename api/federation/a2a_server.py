@@ -4,9 +4,13 @@ The SDK reads and writes the protocol, 1.0 and 0.3; every method here asks our o
 """
 
 import asyncio
+import contextlib
+import functools
 import hashlib
+import inspect
+import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -37,6 +41,7 @@ from a2a.types import (
     TaskStatusUpdateEvent,
 )
 from a2a.utils.errors import (
+    A2AError,
     InternalError,
     InvalidParamsError,
     InvalidRequestError,
@@ -54,6 +59,11 @@ from api.federation.card import agent_card
 from api.idempotency import KEY_LENGTH_MAX
 from api.inner import InnerAnswer
 from api.resources import tenant
+
+log = logging.getLogger("jamjet.api")
+# The SDK logs a trace of each request that is malformed, which our own log of requests tells in a line.
+logging.getLogger("a2a.server.routes").setLevel(logging.CRITICAL)
+logging.getLogger("a2a.compat").setLevel(logging.CRITICAL)
 
 WAIT_S = 55
 """Of one look at an execution that a caller waits for; it is looked at again."""
@@ -86,13 +96,47 @@ class _WithRequest(ServerCallContextBuilder):
         return ServerCallContext(state={"headers": dict(request.headers), "request": request})
 
 
+@contextlib.contextmanager
+def _bugs_named(method: str) -> Iterator[None]:
+    """Of a bug of ours only its class leaves the server; the SDK would tell all."""
+    try:
+        yield
+    except A2AError:
+        raise
+    except Exception as error:
+        log.error("A2A %s broke", method, exc_info=error)
+        raise InternalError(f"internal error: {type(error).__name__}") from error
+
+
+def _method(method: Any) -> Any:
+    """A method of A2A, whose parameters the SDK checks."""
+    name = method.__name__
+    if inspect.isasyncgenfunction(method):
+
+        @functools.wraps(method)
+        async def stream(self: "Tasks", params: Any, context: ServerCallContext) -> AsyncGenerator[Event]:
+            with _bugs_named(name):
+                async with contextlib.aclosing(method(self, params, context)) as events:
+                    async for event in events:
+                        yield event
+
+        return validate_request_params(stream)
+
+    @functools.wraps(method)
+    async def call(self: "Tasks", params: Any, context: ServerCallContext) -> Any:
+        with _bugs_named(name):
+            return await method(self, params, context)
+
+    return validate_request_params(call)
+
+
 class Tasks(RequestHandler):
     """The methods of A2A. Of ``AgentExecutor`` and task store there is no need: executions are both."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    @validate_request_params
+    @_method
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task | Message:
         """Start an execution, or answer one that waits; returns it once it settles, or at once."""
         request = _request(context)
@@ -101,7 +145,7 @@ class Tasks(RequestHandler):
             return tasks.task_of(await _execution(request, execution_id))
         return tasks.task_of(await _settled(request, execution_id))
 
-    @validate_request_params
+    @_method
     async def on_message_send_stream(
         self, params: SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event]:
@@ -111,7 +155,7 @@ class Tasks(RequestHandler):
         async for event in _followed(request, execution_id):
             yield event
 
-    @validate_request_params
+    @_method
     async def on_subscribe_to_task(
         self, params: SubscribeToTaskRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event]:
@@ -123,11 +167,11 @@ class Tasks(RequestHandler):
         async for event in _followed(request, params.id):
             yield event
 
-    @validate_request_params
+    @_method
     async def on_get_task(self, params: GetTaskRequest, context: ServerCallContext) -> Task | None:
         return tasks.task_of(await _execution(_request(context), params.id))
 
-    @validate_request_params
+    @_method
     async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task | None:
         request = _request(context)
         answer = await inner.ask(request, "POST", f"/executions/{_quoted(params.id)}/cancel")
@@ -136,7 +180,7 @@ class Tasks(RequestHandler):
         _require(answer, of_task=True)
         return tasks.task_of(await _execution(request, params.id))
 
-    @validate_request_params
+    @_method
     async def on_list_tasks(self, params: ListTasksRequest, context: ServerCallContext) -> ListTasksResponse:
         request = _request(context)
         size = min(params.page_size or TASKS_DEFAULT, TASKS_MAX)

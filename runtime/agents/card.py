@@ -14,7 +14,7 @@ import msgspec
 from runtime import jsonvalue
 from runtime.errors import BadRequest
 
-CARD_BYTES_MAX = 256 * 1024
+CARD_BYTES_MAX = 64 * 1024
 NAME_CHARS_MAX = 256
 TEXT_CHARS_MAX = 4_096
 URL_CHARS_MAX = 2_048

@@ -19,6 +19,12 @@ _FROM: dict[AgentStatus, tuple[AgentStatus, ...]] = {
 """By state: those from which it may be reached. Nothing leads out of ``archived``."""
 
 
+def check_not_archived(agent_id: str, status: AgentStatus) -> None:
+    """Raise Conflict for the id of an archived agent, which stays taken."""
+    if status == "archived":
+        raise Conflict(f"agent {agent_id} is archived: register it under another id")
+
+
 def check_move(agent_id: str, present: AgentStatus, wanted: AgentStatus) -> None:
     """Raise Conflict where an agent may not go from one state to another."""
     if present in _FROM.get(wanted, ()):

@@ -86,7 +86,9 @@ class CardFetcher:
                 continue
             try:
                 value = jsonvalue.parse(answer.body, what="the answer")
-                return FoundCard(str(base), value, read_card(value, found_at=str(base)))
+                # Not its query: the place may be told to everybody.
+                found_at = str(base.copy_with(query=None))
+                return FoundCard(found_at, value, read_card(value, found_at=found_at))
             except BadRequest as error:
                 problem = BadRequest(f"not an agent card: {error.detail}")
         assert problem is not None

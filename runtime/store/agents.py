@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from runtime.agents.lifecycle import AgentStatus, check_move
+from runtime.agents.lifecycle import AgentStatus, check_move, check_not_archived
 from runtime.audit import admin
 from runtime.audit.entries import SYSTEM, Origin
 from runtime.errors import ValueRejected
@@ -51,7 +51,7 @@ class SqlAgentStore:
                 session.record(self.tenant_id, admin.agent_registered(self.by, agent))
                 return _found(session, queries, one)
             stored = _found(session, queries, one)
-            check_move(agent.agent_id, stored.status, "deactivated")
+            check_not_archived(agent.agent_id, stored.status)
             if stored.digest == agent.digest:
                 return stored
             if not replace:

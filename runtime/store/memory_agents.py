@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from runtime.agents.lifecycle import AgentStatus, check_move
+from runtime.agents.lifecycle import AgentStatus, check_move, check_not_archived
 from runtime.audit import admin
 from runtime.audit.entries import SYSTEM, Chains, Origin
 from runtime.store.agent_port import AgentKey, AgentRow, Beat, NewAgent, card_taken
@@ -58,7 +58,7 @@ class MemoryAgentStore:
         key = (self.tenant_id, agent.agent_id)
         stored = self._rows.agents.get(key)
         if stored is not None:
-            check_move(agent.agent_id, stored.status, "deactivated")
+            check_not_archived(agent.agent_id, stored.status)
             if stored.digest != agent.digest and not replace:
                 raise card_taken(agent.agent_id)
         if stored is None or stored.digest != agent.digest:

@@ -344,6 +344,19 @@ async def test_what_is_no_json_and_what_is_too_large(bare_api: Api) -> None:
     assert large.status_code == 413
 
 
+async def test_of_a_bug_of_ours_only_the_class_is_told(
+    bare_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("with a secret in it")
+
+    monkeypatch.setattr("api.inner.ask", broken)
+    for method in ("GetTask", "SubscribeToTask"):
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"id": "exec_x"}}
+        error = (await rpc(bare_api, asked, **V1))["error"]
+        assert (error["code"], error["message"]) == (-32603, "internal error: RuntimeError")
+
+
 async def test_a_client_that_goes_away_leaves_nothing_behind(bare_api: Api) -> None:
     await bare_api.register(exposed(HANG))
     await bare_api.hanging()
