@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from runtime.agents.card import read_card
 from runtime.errors import Unavailable
+from runtime.net.cards import FoundCard
 from runtime.store.agent_port import Beat
 from tests.fixtures.api import Api, assert_refused, eventually
 from tests.fixtures.http_server import Asked, http_server, reply, response
@@ -507,3 +509,16 @@ async def test_a_trace_is_bounded(bare_api: Api) -> None:
     await registered(bare_api)
     assert (await bare_api.get("/agents/research-agent/trace?limit=5")).json() == {"events": []}
     assert (await bare_api.get("/agents/research-agent/trace?limit=0")).status_code == 400
+
+
+async def test_the_contracts_example_of_discovery(bare_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fetch(url: str) -> FoundCard:
+        return FoundCard(url, EXAMPLE, read_card(EXAMPLE, found_at=url))
+
+    monkeypatch.setattr(bare_api.agents._fetcher, "fetch", fetch)
+    answer = await bare_api.post("/agents/discover", {"url": "https://remote-agent.example.com"})
+
+    assert answer.status_code == 201
+    assert answer.json() == (await bare_api.get("/agents/research-agent")).json()
+    assert answer.json()["card"] == EXAMPLE
+    assert answer.json()["found_at"] == "https://remote-agent.example.com"

@@ -7,10 +7,10 @@ import pytest
 
 from runtime.store import Store
 from tests.conformance.store_cases import Database, InMemory, Postgres, Sql, Sqlite
-from tests.fixtures.api import api, bare_api, prepared
+from tests.fixtures.api import api, bare_api, copied, prepared, prepared_postgres
 from tests.fixtures.postgres import postgres_server, postgres_url
 
-__all__ = ["api", "bare_api", "postgres_server", "postgres_url", "prepared"]
+__all__ = ["api", "bare_api", "copied", "postgres_server", "postgres_url", "prepared", "prepared_postgres"]
 
 
 def _database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Database:
