@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint unit conformance api compat openapi docs cluster faults bench clean
+.PHONY: setup demo test lint unit conformance api postgresql compat openapi docs cluster faults bench clean
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ lint: setup
 
 unit conformance api cluster: setup
 	$(BIN)/python -m pytest tests/$@
+
+# The API's tests once more, on a real PostgreSQL from a wheel.
+postgresql: setup
+	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/api
 
 # The documentation, as a site in build/site; its generated pages are made on the way.
 docs: setup
