@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -86,6 +86,9 @@ class RayExecutions:
         self._followed: dict[str, asyncio.Task[None]] = {}
         self._owners: OrderedDict[str, str] = OrderedDict()
         """The last known owner's actor name, by execution; only ever a guess."""
+        self._placed: Counter[str] = Counter()
+        """Starts that each actor has taken since its load was read."""
+        self._placed_since = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._telling = False
 
@@ -128,6 +131,7 @@ class RayExecutions:
                 log.info("recording %s itself: %s", request.execution_id, type(error).__name__)
             else:
                 self._remember(request.execution_id, courier.name)
+                self._placed[courier.name] += 1
                 return
         begins = await record_start(self.store, self._plans, request)
         self._metrics.executions_started.add(request.isolation)
@@ -231,11 +235,14 @@ class RayExecutions:
     def _least_loaded(self) -> Courier | None:
         best: Courier | None = None
         best_load = 0
+        if self._placed_since != self._directory.reads:
+            self._placed_since = self._directory.reads
+            self._placed.clear()
         for row in self._directory.takers():
             courier = self._courier(row.name)
             if courier is None:
                 continue
-            load = row.live + courier.outstanding
+            load = row.live + courier.outstanding + self._placed[row.name]
             if best is None or load < best_load:
                 best, best_load = courier, load
         return best

@@ -19,6 +19,8 @@ class Directory:
         self._system = system
         self._executors: list[ExecutorRow] = []
         self.backlog = 0
+        self.reads = 0
+        """How often it was read: with each, what was known of loads is known anew."""
         self.clock = DatabaseClock()
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -60,3 +62,4 @@ class Directory:
         asked_at = self.clock.mark()
         self.clock.learn(await self._system.now(), asked_at)
         self._executors, self.backlog = executors, backlog
+        self.reads += 1

@@ -18,6 +18,10 @@ _LASTING: dict[str, Any] = {
     "enable_task_events": False,
 }
 
+_AT_THE_HEAD: dict[str, Any] = {"resources": {"node:__internal_head__": 0.001}}
+"""By the resource that Ray gives the head node alone, and a new head too. On another node an actor is lost
+for the 15 s that Ray takes to miss a node; a soft affinity to the head is not always heeded."""
+
 
 def shared_execution_actor(name: str, namespace: str, node_id: str) -> dict[str, Any]:
     return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0, **_on_node(node_id)}
@@ -47,11 +51,11 @@ def node_worker(name: str, namespace: str, node_id: str) -> dict[str, Any]:
 
 
 def supervisor(name: str, namespace: str) -> dict[str, Any]:
-    return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0}
+    return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0, **_AT_THE_HEAD}
 
 
 def agent_registry(name: str, namespace: str, node_id: str | None) -> dict[str, Any]:
-    placed = {} if node_id is None else _on_node(node_id)
+    placed = _AT_THE_HEAD if node_id is None else _on_node(node_id)
     return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0, **placed}
 
 
