@@ -18,18 +18,21 @@ import msgspec
 import ray
 
 from actors import bootstrap, fleet, metrics, names, tracing
+from actors.cluster import ClusterView, ask_ray, cluster_view
 from actors.courier import ActorLost, Courier
 from actors.directory import Directory
 from actors.handle import ExecutionHandle
 from actors.host import Redirect
 from actors.listener import Listener
 from actors.metrics import Metrics, Process
+from actors.named import NamedActors
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from actors.recorder import record_start
 from actors.settings import Settings
 from actors.watcher import Watcher
-from runtime.errors import JamjetError, NotFound, OutcomeUnknown, Overloaded
+from runtime import demand
+from runtime.errors import JamjetError, NotFound, OutcomeUnknown, Overloaded, Unavailable
 from runtime.ids import DEFAULT_TENANT
 from runtime.store import open_store
 from runtime.store.port import TERMINAL_STATUSES, Store
@@ -45,6 +48,7 @@ PAUSE_S = 0.05
 FIGURES_S = 1.0
 SUPERVISOR_CHECK_S = 2.0
 TELL_AFTER_S = 0.01
+SEEN_S = 1.0
 
 
 @contextlib.asynccontextmanager
@@ -80,6 +84,7 @@ class RayExecutions:
         self._settings = settings
         self._sender = secrets.token_hex(8)
         self._plans = PlanCache(store.system)
+        self._actors = NamedActors(settings.namespace)
         self._directory = Directory(store.system)
         self._watcher = Watcher(self._tell_listeners)
         self._couriers: dict[str, Courier] = {}
@@ -89,6 +94,7 @@ class RayExecutions:
         self._placed: Counter[str] = Counter()
         """Starts that each actor has taken since its load was read."""
         self._placed_since = 0
+        self._seen, self._seen_at = ClusterView(), -SEEN_S
         self._tasks: list[asyncio.Task[None]] = []
         self._telling = False
 
@@ -123,7 +129,7 @@ class RayExecutions:
         request = tracing.carried(request)
         if self._directory.backlog >= self._settings.backlog_max:
             raise Overloaded("too many executions wait to be taken up", retry_after_s=2)
-        courier = self._least_loaded() if request.isolation == "shared" else None
+        courier = await self._least_loaded() if request.isolation == "shared" else None
         if courier is not None:
             try:
                 await asyncio.wait_for(courier.send(request), START_WITHIN_S)
@@ -136,7 +142,9 @@ class RayExecutions:
         begins = await record_start(self.store, self._plans, request)
         self._metrics.executions_started.add(request.isolation)
         if begins and request.isolation == "dedicated":
-            fleet.dedicated_actor(self._settings, request.execution_id, request.resources)
+            # Where Ray does not answer now, the Supervisor's sweep does it.
+            with contextlib.suppress(Unavailable):
+                await ask_ray(fleet.dedicated_actor, self._settings, request.execution_id, request.resources)
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:
         """See ``actors.port.Executions.signal``."""
@@ -146,7 +154,7 @@ class RayExecutions:
         hint = self._owners.get(request.execution_id)
         hops = 0
         while (left := until - loop.time()) > 0:
-            courier = self._courier(hint) if hint else await self._locate(request.execution_id)
+            courier = await (self._courier(hint) if hint else self._locate(request.execution_id))
             hint = None
             if courier is None:
                 await asyncio.sleep(PAUSE_S)
@@ -162,6 +170,7 @@ class RayExecutions:
             except ActorLost:
                 self._owners.pop(request.execution_id, None)
                 self._couriers.pop(courier.name, None)
+                self._actors.forget(courier.name)
                 await asyncio.sleep(PAUSE_S)
             except TimeoutError:
                 break
@@ -191,7 +200,7 @@ class RayExecutions:
     def _tell_actors(self) -> None:
         self._telling = False
         for name in self._followed:
-            courier = self._courier(name)
+            courier = self._couriers.get(name)
             if courier is not None:
                 courier.handle.listen.remote(self._watcher.follower, self._watcher.listened)
 
@@ -202,13 +211,24 @@ class RayExecutions:
         return [process for process in asked if process is not None]
 
     async def _figures(self, name: str) -> Process | None:
+        answer = await self._actors.call(name, "figures", within_s=FIGURES_S)
         try:
-            handle = ray.get_actor(name, namespace=self._settings.namespace)
-            answer: bytes = await asyncio.wait_for(handle.figures.remote(), FIGURES_S)
-            return Process(name, metrics.decode(answer))
-        except (TimeoutError, ValueError, ray.exceptions.RayError, msgspec.MsgspecError) as error:
-            log.info("%s did not tell its figures: %s", name, type(error).__name__)
+            return None if answer is None else Process(name, metrics.decode(answer))
+        except msgspec.MsgspecError as error:
+            log.info("%s told figures of another release: %s", name, error)
             return None
+
+    async def unmet(self, asked: dict[str, Any], *, in_use: bool = True) -> str | None:
+        """See ``actors.port.Executions.unmet``. What the cluster has is as it was at most a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if now - self._seen_at > SEEN_S:
+            self._seen, self._seen_at = await cluster_view(), now
+        nodes = self._seen.nodes
+        if self._settings.one_node:
+            here = ray.get_runtime_context().get_node_id()
+            nodes = tuple(node for node in nodes if node.id == here)
+        machines = [node.machine for node in nodes if not node.draining]
+        return demand.unmet(asked, machines, in_use=in_use)
 
     # --- finding actors -------------------------------------------------------------------------
 
@@ -220,11 +240,11 @@ class RayExecutions:
         row = stored.row
         await self._directory.refresh()
         if row.owner is not None and self._directory.is_alive(row.owner):
-            return self._courier(names.actor_of(row.owner))
+            return await self._courier(names.actor_of(row.owner))
         if row.isolation != "dedicated" or row.status in TERMINAL_STATUSES:
-            return self._least_loaded()
+            return await self._least_loaded()
         resources = msgspec.json.decode(row.resources) if row.resources else None
-        handle = fleet.dedicated_actor(self._settings, execution_id, resources)
+        handle = await ask_ray(fleet.dedicated_actor, self._settings, execution_id, resources)
         return Courier(names.dedicated_execution_actor(execution_id), handle, self._sender)
 
     def _remember(self, execution_id: str, owner: str) -> None:
@@ -232,14 +252,14 @@ class RayExecutions:
         if len(self._owners) > OWNERS_MAX:
             self._owners.popitem(last=False)
 
-    def _least_loaded(self) -> Courier | None:
+    async def _least_loaded(self) -> Courier | None:
         best: Courier | None = None
         best_load = 0
         if self._placed_since != self._directory.reads:
             self._placed_since = self._directory.reads
             self._placed.clear()
         for row in self._directory.takers():
-            courier = self._courier(row.name)
+            courier = await self._courier(row.name)
             if courier is None:
                 continue
             load = row.live + courier.outstanding + self._placed[row.name]
@@ -247,15 +267,14 @@ class RayExecutions:
                 best, best_load = courier, load
         return best
 
-    def _courier(self, name: str) -> Courier | None:
+    async def _courier(self, name: str) -> Courier | None:
         courier = self._couriers.get(name)
         if courier is not None:
             return courier
-        try:
-            handle = ray.get_actor(name, namespace=self._settings.namespace)
-        except ValueError:
-            return None
-        courier = self._couriers[name] = Courier(name, handle, self._sender)
+        with contextlib.suppress(Unavailable):
+            handle = await self._actors.find(name)
+            if handle is not None:
+                courier = self._couriers[name] = Courier(name, handle, self._sender)
         return courier
 
     # --- upkeep ---------------------------------------------------------------------------------
@@ -267,8 +286,9 @@ class RayExecutions:
             for name in self._followed.keys() - wanted:
                 self._followed.pop(name).cancel()
                 self._couriers.pop(name, None)
+                self._actors.forget(name)
             for name in wanted - self._followed.keys():
-                courier = self._courier(name)
+                courier = await self._courier(name)
                 if courier is not None:
                     follow = self._watcher.follow(courier.handle)
                     self._followed[name] = asyncio.get_running_loop().create_task(follow)
@@ -278,8 +298,9 @@ class RayExecutions:
         """Start the Supervisor anew if it is missing."""
         while True:
             try:
-                ray.get_actor(names.SUPERVISOR, namespace=self._settings.namespace)
-            except ValueError:
-                log.warning("the supervisor is missing: starting it")
-                bootstrap.ensure_supervisor(self._settings)
+                if names.SUPERVISOR not in await self._actors.names():
+                    log.warning("the supervisor is missing: starting it")
+                    await ask_ray(bootstrap.ensure_supervisor, self._settings)
+            except Unavailable as error:
+                log.warning("the supervisor was not looked for: %s", error)
             await asyncio.sleep(SUPERVISOR_CHECK_S)

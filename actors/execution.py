@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ BEAT_S = 1.0
 ANSWER_WITHIN_S = 0.1
 """A batch is answered when all of it is, or after this with what is; the rest is asked for."""
 LATE_ANSWERS_MAX = 10_000
+LEAVE_POLL_S = 0.05
 
 
 class ExecutionActor:
@@ -62,6 +64,8 @@ class ExecutionActor:
         self._feed = Feed()
         self._late: dict[tuple[str, int], asyncio.Task[wire.Answer]] = {}
         self._ready: asyncio.Future[ExecutionHost] = asyncio.get_event_loop().create_future()
+        self._leaving: asyncio.Task[None] | None = None
+        self._asked_at, self._used = time.monotonic(), time.process_time()
         self._life = asyncio.get_event_loop().create_task(self._live())
 
     # --- calls ----------------------------------------------------------------------------------
@@ -110,13 +114,27 @@ class ExecutionActor:
             self._state = "active"
             await self._beat()
 
-    async def retire(self) -> None:
-        """Hand everything over and take no more work. The caller then ends the actor."""
+    async def retire(self, patience_s: float) -> None:
+        """Take no more work, end what it has within ``patience_s``, leave the rest to others, and go.
+
+        Returns when everybody can know that it takes no more. May be asked again, with less patience.
+        """
         host = await asyncio.shield(self._ready)
         self._state = "draining"
-        await host.release()
-        assert self._store is not None
-        await self._store.system.mark_dead((host.incarnation,))
+        host.draining = True
+        with contextlib.suppress(JamjetError):
+            await self._beat()
+        if self._leaving is not None:
+            self._leaving.cancel()
+        self._leaving = asyncio.get_running_loop().create_task(self._leave_within(host, patience_s))
+
+    async def load(self) -> dict[str, Any]:
+        """``{"live", "busy", "digest"}``: executions, CPUs used since the last call, settings and release."""
+        now, used = time.monotonic(), time.process_time()
+        busy = (used - self._used) / max(now - self._asked_at, 0.001)
+        self._asked_at, self._used = now, used
+        live = self._host.live if self._host is not None else 0
+        return {"live": live, "busy": busy, "digest": self._settings.digest()}
 
     async def describe(self) -> dict[str, Any]:
         host = await asyncio.shield(self._ready)
@@ -223,8 +241,17 @@ class ExecutionActor:
         self._clock.learn(now, asked_at)
         host.beat(sent_at)
 
+    async def _leave_within(self, host: ExecutionHost, patience_s: float) -> None:
+        until = time.monotonic() + patience_s
+        while host.live and time.monotonic() < until:  # noqa: ASYNC110 - seats empty in many places
+            await asyncio.sleep(LEAVE_POLL_S)
+        # A beat after it is marked dead would end the process as if it had crashed, and Ray would restart it.
+        self._life.cancel()
+        log.info("%s leaves, with %d executions for others", self._name, host.live)
+        await self._exit(host)
+
     async def _exit(self, host: ExecutionHost) -> None:
-        """A dedicated actor whose execution has passivated leaves, and frees its resources."""
+        """Hand over what it holds, leave for good, and free its resources."""
         assert self._store is not None
         await host.close()
         with contextlib.suppress(JamjetError):

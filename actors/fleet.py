@@ -3,6 +3,7 @@
 from typing import Any
 
 import ray
+from ray.autoscaler import sdk
 
 from actors import names, options
 from actors.agents.actor import AgentRegistryActor
@@ -15,14 +16,20 @@ from actors.settings import Settings
 def node_worker(settings: Settings, node_id: str) -> Any:
     """The handle of a node's worker."""
     made = options.node_worker(names.node_worker(node_id), settings.namespace, node_id)
-    return options.remote(NodeWorker).options(**made).remote(function_settings(settings), settings.log_level)
+    given = (function_settings(settings), settings.log_level, settings.digest())
+    return options.remote(NodeWorker).options(**made).remote(*given)
 
 
 def shared_actor(settings: Settings, node_id: str, index: int) -> Any:
     """The handle of a node's ``index``-th shared ExecutionActor."""
     name = names.shared_execution_actor(node_id, index)
-    made = options.shared_execution_actor(name, settings.namespace, node_id)
+    made = options.shared_execution_actor(name, settings.namespace, node_id, settings.execution_actor_cpus)
     return options.remote(ExecutionActor).options(**made).remote(settings.as_dict(), name)
+
+
+def request_nodes(count: int, cpus: float) -> None:
+    """Tell Ray's autoscaler to have at least ``count`` nodes of ``cpus`` CPUs; 0: as many as are in use."""
+    sdk.request_resources(bundles=[{"CPU": cpus}] * count)
 
 
 def agent_registry(settings: Settings) -> Any:

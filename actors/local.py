@@ -111,6 +111,10 @@ class LocalExecutions:
         """A model said something: the ``on_token`` of a runner."""
         self._watcher.said(token_of(key, attempt, text))
 
+    async def unmet(self, asked: dict[str, Any], *, in_use: bool = True) -> str | None:
+        """See ``actors.port.Executions.unmet``: one process is not asked for machines."""
+        return None
+
     async def figures(self) -> list[Process]:
         self._observer.metrics.seats.set(self.host.live)
         return [Process("local", self._observer.metrics.snapshot())]

@@ -23,27 +23,31 @@ _AT_THE_HEAD: dict[str, Any] = {"resources": {"node:__internal_head__": 0.001}}
 for the 15 s that Ray takes to miss a node; a soft affinity to the head is not always heeded."""
 
 
-def shared_execution_actor(name: str, namespace: str, node_id: str) -> dict[str, Any]:
-    return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": 0, **_on_node(node_id)}
+def shared_execution_actor(name: str, namespace: str, node_id: str, cpus: float) -> dict[str, Any]:
+    return {**_LASTING, "name": name, "namespace": namespace, "num_cpus": cpus, **_on_node(node_id)}
 
 
 def dedicated_execution_actor(
     name: str, namespace: str, resources: dict[str, Any] | None, node_id: str | None
 ) -> dict[str, Any]:
-    """``resources``: num_cpus, num_gpus, memory, custom, labels, as a workflow or a start asks for them."""
-    wanted = resources or {}
-    options: dict[str, Any] = {**_LASTING, "name": name, "namespace": namespace}
-    options["num_cpus"] = wanted.get("num_cpus", 0)
-    for option in ("num_gpus", "memory"):
-        if wanted.get(option):
-            options[option] = wanted[option]
-    if wanted.get("custom"):
-        options["resources"] = wanted["custom"]
-    if wanted.get("labels"):
-        options["label_selector"] = wanted["labels"]
-    if node_id is not None:
-        options.update(_on_node(node_id))
-    return options
+    """``resources``: a demand, as ``runtime.demand`` has it."""
+    placed = {} if node_id is None else _on_node(node_id)
+    return {**_LASTING, "name": name, "namespace": namespace, **_demanding(resources or {}), **placed}
+
+
+def function_actor(resources: dict[str, Any]) -> dict[str, Any]:
+    """It ends with whoever made it, and is not restarted: its call is repeated by us."""
+    return {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False, **_demanding(resources)}
+
+
+def _demanding(demand: dict[str, Any]) -> dict[str, Any]:
+    wanted: dict[str, Any] = {"num_cpus": demand.get("num_cpus", 0)}
+    wanted |= {option: demand[option] for option in ("num_gpus", "memory") if demand.get(option)}
+    if demand.get("custom"):
+        wanted["resources"] = demand["custom"]
+    if demand.get("labels"):
+        wanted["label_selector"] = demand["labels"]
+    return wanted
 
 
 def node_worker(name: str, namespace: str, node_id: str) -> dict[str, Any]:

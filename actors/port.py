@@ -94,6 +94,13 @@ class Executions(Protocol):
         A move may be missed when actors come and go, so look at the store every few seconds too.
         """
 
+    async def unmet(self, asked: dict[str, Any], *, in_use: bool = True) -> str | None:
+        """Why no machine can take what a demand asks for now; None: one can. See ``runtime.demand.unmet``.
+
+        Raises:
+            Unavailable: nobody knows what there is.
+        """
+
     async def figures(self) -> list[Process]:
         """What the processes that run executions have counted; one that does not answer is left out."""
 

@@ -4,6 +4,7 @@ Actors and replicas get a ``Settings`` as an argument: no module reads the
 environment by itself, so a test can run two installations in one process.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -43,8 +44,15 @@ class Settings:
     """Executions that one ExecutionActor holds at once. More wait for a seat."""
     backlog_max: int = 100_000
     """Executions that may wait for a seat; beyond it, starts are refused with 429."""
-    execution_actors: int = 1
-    """Shared ExecutionActors that take work on each node, beside one warm spare."""
+    execution_actors_min: int = 1
+    """Shared ExecutionActors that take work on each node, at least, beside a warm spare. With 0, nodes stand
+    empty while there is little to do, so that an autoscaler may take them back."""
+    execution_actors_max: int = 0
+    """Shared ExecutionActors that take work on each node, at most. 0: one for every two CPUs of the node."""
+    execution_actor_cpus: float = 0.5
+    """CPUs that a shared ExecutionActor counts for with Ray. Nodes that have fewer get none."""
+    warm_actors: int = 1
+    """Processes on each node that are kept ready for dedicated executions. 0: each starts its own."""
     python_modules: tuple[str, ...] = ()
     """Globs of the modules whose functions workflows may call."""
     python_path: str | None = None
@@ -112,6 +120,11 @@ class Settings:
         prices: dict[str, Any] = json.loads(self.env.get(_PRICES, "{}"))
         return prices
 
+    def digest(self) -> str:
+        """Tells settings and release apart: what was made with another one is to be made anew."""
+        told = json.dumps([VERSION, self.as_dict()], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
     def as_dict(self) -> dict[str, Any]:
         """A plain dict, to cross a Ray call."""
         return asdict(self)
@@ -123,7 +136,8 @@ class Settings:
 
 _PRICES = "JAMJET_MODEL_PRICES"
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
-_AT_LEAST_ONE = ("execution_actors", "live_max", "agent_heartbeat")
+_NUMBER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,4})?")
+_AT_LEAST_ONE = ("live_max", "agent_heartbeat")
 _PLAIN = {"database_url": "DATABASE_URL"}
 """Settings whose variable has no prefix."""
 _ALIASES = {
@@ -157,6 +171,7 @@ def load_settings(
     for name in _AT_LEAST_ONE:
         if values.get(name, 1) < 1:
             raise BadRequest(f"JAMJET_{name.upper()} is {values[name]}: it must be at least 1")
+    _check_fleet(values)
     expiry, heartbeat = values.get("agent_expiry", 0), values.get("agent_heartbeat", Settings.agent_heartbeat)
     if 0 < expiry <= heartbeat:
         raise BadRequest(
@@ -166,6 +181,18 @@ def load_settings(
     if values.get("isolation", "shared") not in ("shared", "dedicated"):
         raise BadRequest(f"JAMJET_ISOLATION is {values['isolation']!r}: it must be shared or dedicated")
     return Settings(**values)
+
+
+def _check_fleet(values: Mapping[str, Any]) -> None:
+    floor, ceiling = values.get("execution_actors_min", 1), values.get("execution_actors_max", 0)
+    if 0 < ceiling < floor:
+        raise BadRequest(
+            f"JAMJET_EXECUTION_ACTORS_MAX is {ceiling}: it must be 0, or no less than"
+            f" JAMJET_EXECUTION_ACTORS_MIN, {floor}"
+        )
+    cpus = values.get("execution_actor_cpus", Settings.execution_actor_cpus)
+    if cpus > 1 and cpus != int(cpus):
+        raise BadRequest(f"JAMJET_EXECUTION_ACTOR_CPUS is {cpus}: over 1, it must be a whole number")
 
 
 def _check_public_url(url: str | None) -> None:
@@ -198,6 +225,10 @@ def read_setting(variable: str, text: str, default: Any) -> Any:
         if not _WHOLE_NUMBER.fullmatch(text):
             raise BadRequest(f"{variable} is {text!r}: it must be a whole number")
         return int(text)
+    if isinstance(default, float):
+        if not _NUMBER.fullmatch(text):
+            raise BadRequest(f"{variable} is {text!r}: it must be a number, as 1 or 0.5")
+        return float(text)
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return text

@@ -1,5 +1,6 @@
 """How rows and states look on the wire."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,8 +65,14 @@ def execution_summary(row: ExecutionRow) -> dict[str, Any]:
     }
 
 
-def execution(stored: StoredExecution, plan: Plan, owner: ExecutorRow | None) -> dict[str, Any]:
-    """One execution whole."""
+def execution(
+    stored: StoredExecution, plan: Plan, owner: ExecutorRow | None, lacks: Mapping[str | None, str]
+) -> dict[str, Any]:
+    """One execution whole.
+
+    Args:
+        lacks: why a demand cannot be met: of each node, and under None of the execution itself.
+    """
     state = fold_stored(stored, plan)
     status = status_of(state)
     return {
@@ -78,17 +85,25 @@ def execution(stored: StoredExecution, plan: Plan, owner: ExecutorRow | None) ->
         "steps_executed": state.steps,
         "sequence": state.sequence,
         "labels": plan.graph.labels,
-        "waiting_on": _waits(stored.row, state),
+        "waiting_on": _waits(stored.row, state, lacks),
         "actor": None if owner is None else _actor(owner),
     }
 
 
-def _waits(row: ExecutionRow, state: ExecutionState) -> list[dict[str, Any]]:
+def _waits(row: ExecutionRow, state: ExecutionState, lacks: Mapping[str | None, str]) -> list[dict[str, Any]]:
     """Why it does not go on by itself, in the words of the API."""
     if row.status not in TERMINAL_STATUSES and row.runnable and row.owner is None:
         what = "resources" if row.isolation == "dedicated" else "executor"
-        return [{"node_id": None, "type": what, "since": timestamp(row.updated_at)}]
+        waited: dict[str, Any] = {"node_id": None, "type": what, "since": timestamp(row.updated_at)}
+        if row.isolation == "dedicated":
+            waited["reason"] = lacks.get(None, "its actor is being started")
+        return [waited]
     entries = waiting_on(state)
+    for node_id, record in state.nodes.items():
+        if record.phase == "running" and node_id in lacks:
+            entries.append(
+                {"node_id": node_id, "type": "resources", "since": record.since, "reason": lacks[node_id]}
+            )
     for entry in entries:
         for name in ("since", "due_at"):
             if name in entry:

@@ -1,11 +1,24 @@
 """Reading executions, and waiting until they have ended or pause."""
 
 import asyncio
+import contextlib
+from typing import Any
+
+import orjson
 
 from api import render
 from api.resources import Resources
-from runtime.errors import NotFound
-from runtime.store.port import ExecutorRow, StoredExecution, TenantStore, shown_status
+from runtime.errors import NotFound, Unavailable
+from runtime.graph import PythonFnNode
+from runtime.plan import Plan
+from runtime.store.port import (
+    TERMINAL_STATUSES,
+    ExecutionRow,
+    ExecutorRow,
+    StoredExecution,
+    TenantStore,
+    shown_status,
+)
 
 
 async def whole(resources: Resources, stored: StoredExecution) -> dict[str, object]:
@@ -13,7 +26,28 @@ async def whole(resources: Resources, stored: StoredExecution) -> dict[str, obje
     row = stored.row
     plan = await resources.plans.get(row.tenant_id, row.workflow_id, row.workflow_version)
     owner = None if row.owner is None else await _executor(resources, row.owner)
-    return render.execution(stored, plan, owner)
+    return render.execution(stored, plan, owner, await _lacks(resources, row, plan))
+
+
+async def _lacks(resources: Resources, row: ExecutionRow, plan: Plan) -> dict[str | None, str]:
+    """Which demands nobody can meet, and why: of each node, and under None of the execution itself."""
+    lacks: dict[str | None, str] = {}
+    if row.status in TERMINAL_STATUSES:
+        return lacks
+    demands: dict[str | None, Any] = {
+        node_id: node.resources
+        for node_id, node in plan.graph.nodes.items()
+        if isinstance(node, PythonFnNode) and node.resources
+    }
+    with contextlib.suppress(Unavailable):
+        for node_id, asked in demands.items():
+            # What it has taken for itself is in use too.
+            if found := await resources.executions.unmet(asked, in_use=False):
+                lacks[node_id] = found
+        if row.isolation == "dedicated" and row.owner is None and row.runnable:
+            found = await resources.executions.unmet(orjson.loads(row.resources or "{}"))
+            lacks |= {None: found} if found else {}
+    return lacks
 
 
 async def read_settled(

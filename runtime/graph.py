@@ -115,11 +115,15 @@ class LimitExceededNode(_NodeBase, frozen=True, kw_only=True, tag="limit_exceede
 
 
 class PythonFnNode(_NodeBase, frozen=True, kw_only=True, tag="python_fn"):
-    """Calls ``module.function``: with the state, or with ``input_mapping`` rendered as keyword arguments."""
+    """Calls ``module.function``: with the state, or with ``input_mapping`` rendered as keyword arguments.
+
+    With ``resources`` (see ``runtime.demand``) this call alone runs on a machine that has them.
+    """
 
     module: str
     function: str
     input_mapping: dict[str, Any] | None = None
+    resources: dict[str, Any] | None = None
 
 
 class ModelNode(_NodeBase, frozen=True, kw_only=True, tag="model"):

@@ -44,6 +44,10 @@ class AgentRegistryActor:
         """What this process has counted, as ``metrics.Snapshot``."""
         return metrics.encode(self._metrics.snapshot())
 
+    async def digest(self) -> str:
+        """Of the settings and the release that it was made with."""
+        return self._settings.digest()
+
     async def describe(self) -> dict[str, Any]:
         await asyncio.shield(self._ready)
         return {"pid": os.getpid()}
@@ -57,6 +61,9 @@ class AgentRegistryActor:
                 await registry.open()
             except JamjetError as error:
                 log.warning("the store cannot be used yet: %s", error)
+                await asyncio.sleep(PAUSE_S)
+            except Exception:
+                log.exception("the registry could not be opened")
                 await asyncio.sleep(PAUSE_S)
             else:
                 self._ready.set_result(registry)

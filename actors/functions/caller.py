@@ -12,6 +12,7 @@ from actors import names
 from actors.functions.call import FunctionCall
 from actors.functions.host import FunctionHost, LocalHost
 from actors.functions.node_worker import NodeWorkerHost
+from actors.functions.placed import PlacedFunctions
 from actors.functions.pool import FunctionPool
 from actors.functions.process import FunctionSettings
 from actors.metrics import Metrics
@@ -35,10 +36,13 @@ def function_settings(settings: Settings) -> FunctionSettings:
 
 
 class PooledFunctions:
-    """Calls functions through a pool, which is made at the first use (or by ``warm``)."""
+    """Calls functions through a pool, made at the first use (or by ``warm``); those with resources apart."""
 
-    def __init__(self, make_host: Callable[[], FunctionHost], metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, make_host: Callable[[], FunctionHost], settings: Settings, metrics: Metrics | None = None
+    ) -> None:
         self._make_host = make_host
+        self._placed = PlacedFunctions(function_settings(settings), settings.log_level)
         self._metrics = metrics or Metrics()
         self._pool: FunctionPool | None = None
         self._lock = asyncio.Lock()
@@ -46,7 +50,7 @@ class PooledFunctions:
     @classmethod
     def in_process(cls, settings: Settings, metrics: Metrics | None = None) -> "PooledFunctions":
         """Children of this very process: what it is given in resources holds for them."""
-        return cls(lambda: LocalHost(function_settings(settings)), metrics)
+        return cls(lambda: LocalHost(function_settings(settings)), settings, metrics)
 
     @classmethod
     def on_node(cls, settings: Settings, node_id: str, metrics: Metrics | None = None) -> "PooledFunctions":
@@ -56,7 +60,7 @@ class PooledFunctions:
             handle = ray.get_actor(names.node_worker(node_id), namespace=settings.namespace)
             return NodeWorkerHost(handle)
 
-        return cls(make, metrics)
+        return cls(make, settings, metrics)
 
     async def warm(self) -> None:
         """Have a process ready before the first call wants it."""
@@ -91,8 +95,11 @@ class PooledFunctions:
         self, effect: RunNode, node: PythonFnNode | JoinNode, tenant_id: str
     ) -> tuple[Any, dict[str, Any] | None]:
         try:
-            pool = await self._ready_pool()
-            result = await pool.run(_call(effect, node, tenant_id), node.timeout_ms)
+            call = _call(effect, node, tenant_id)
+            if isinstance(node, PythonFnNode) and node.resources:
+                result = await self._placed.run(call, node.timeout_ms, node.resources)
+            else:
+                result = await (await self._ready_pool()).run(call, node.timeout_ms)
         except Unavailable as error:
             raise FunctionFailed(error.detail, "worker_lost") from error
         if result.ok:

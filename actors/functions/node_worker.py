@@ -24,9 +24,14 @@ class NodeWorker:
     A ``spawn`` whose answer is lost leaves a child that ends by itself, because nobody connects to it.
     """
 
-    def __init__(self, settings: FunctionSettings, log_level: str = "info") -> None:
+    def __init__(self, settings: FunctionSettings, log_level: str = "info", digest: str = "") -> None:
         logs.configure_process(log_level, "node-worker")
         self._host = LocalHost(settings)
+        self._digest = digest
+
+    async def digest(self) -> str:
+        """Of the settings that it was made with."""
+        return self._digest
 
     async def spawn(self) -> dict[str, Any]:
         """Start a child: ``{"generation", "socket", "pid"}``. It belongs to the caller alone.

@@ -20,7 +20,7 @@ CONFIG_VARIABLE = "JAMJET_CONFIG"
 
 _SETTING_OF = {
     "runtime.port": "port",
-    "runtime.workers": "execution_actors",
+    "runtime.workers": "execution_actors_min",
     "database.url": "database_url",
     "auth.enabled": "dev_mode",
     "telemetry.otlp.endpoint": "otlp_endpoint",

@@ -33,6 +33,7 @@ from api.schemas import (
 from api.waiting import read_settled, whole
 from api.withheld import Withheld
 from runtime.errors import BadRequest, NotFound
+from runtime.graph import Graph
 from runtime.ids import execution_id_from_hex, parse_execution_id, timed_hex
 from runtime.jsonvalue import encode
 from runtime.signals import Approve, Cancel, SendEvent
@@ -88,6 +89,7 @@ async def _start_request(
         version = f" version {body.workflow_version}" if body.workflow_version else ""
         raise NotFound(f"workflow {body.workflow_id}{version}")
     graph = (await here.plans.get(store.tenant_id, row.workflow_id, row.version)).graph
+    isolation, demand = _placement(here, graph, body)
     execution_id = execution_id_from_hex(timed_hex(int(time.time() * 1_000), secrets.token_hex(10)))
     logs.also_about(execution_id=execution_id)
     record = None
@@ -99,16 +101,29 @@ async def _start_request(
         workflow_id=row.workflow_id,
         workflow_version=row.version,
         input=body.input,
-        isolation=body.isolation or graph.isolation or here.settings.isolation,
-        resources=_resources(body) or graph.resources,
+        isolation=isolation,
+        resources=demand,
         queue=body.queue,
         idempotency=record,
         origin=store.by,
     )
 
 
-def _resources(body: StartBody) -> dict[str, Any] | None:
-    return None if body.resources is None else body.resources.model_dump(exclude_unset=True)
+def _placement(
+    here: Resources, graph: Graph, body: StartBody
+) -> tuple[Literal["shared", "dedicated"], dict[str, Any] | None]:
+    """Where it is to run, and what it asks of the machine: what the start says, else the workflow.
+
+    Raises:
+        BadRequest: it asks for resources, and to be shared.
+    """
+    asked = None if body.resources is None else body.resources.demand()
+    if asked is not None and body.isolation == "shared":
+        raise BadRequest("resources: only a dedicated execution has some, and isolation is shared")
+    isolation = (
+        body.isolation or ("dedicated" if asked else None) or graph.isolation or here.settings.isolation
+    )
+    return isolation, (asked or graph.resources) if isolation == "dedicated" else None
 
 
 async def _started(

@@ -75,6 +75,8 @@ class Wait(BaseModel):
     since: str
     correlation_key: str | None = None
     due_at: str | None = None
+    reason: str | None = None
+    """Of a wait for resources: what no node has, or has free."""
 
 
 class Actor(BaseModel):

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from runtime.demand import problem
 from runtime.graph import END, Label, RetryPolicy
 from runtime.ir.durations import DURATION_MS_MAX, duration_ms
 
@@ -214,13 +215,26 @@ class RemoteAgentConfig(Part):
 
 
 class Resources(Part):
-    """What the execution's own actor asks of Ray; ``memory`` in bytes."""
+    """What an execution or a function asks of the machine that it runs on; see ``runtime.demand``."""
 
-    num_cpus: Annotated[float, Field(ge=0)] | None = None
-    num_gpus: Annotated[float, Field(ge=0)] | None = None
-    memory: Annotated[int, Field(ge=0)] | None = None
-    custom: dict[str, Annotated[float, Field(ge=0)]] = {}
+    model_config = ConfigDict(extra="forbid")
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory: int | None = None
+    custom: dict[str, float] = {}
     labels: Labels = {}
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> "Resources":
+        found = problem(self.model_dump())
+        if found is not None:
+            raise ValueError(found)
+        return self
+
+    def demand(self) -> dict[str, Any] | None:
+        """What is asked for, by key; None: nothing is."""
+        return self.model_dump(exclude_defaults=True) or None
 
 
 class EdgeDef(Part):
@@ -437,6 +451,7 @@ class PythonFnKind(Kind):
     module: str
     function: str
     input_mapping: dict[str, Any] | None = None
+    resources: Resources | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -165,6 +165,7 @@ class NodeBuilder:
             module=kind.module,
             function=kind.function,
             input_mapping=kind.input_mapping,
+            resources=None if kind.resources is None else kind.resources.demand(),
         )
 
     def _http(self, node_id: str, kind: HttpKind) -> Node:

@@ -31,9 +31,6 @@ _WITHOUT_EFFECT = (
     "on_budget_exceeded",
     "continue_as_new",
 )
-_WITHOUT_EFFECT_ON_NODES = ("resources",)
-
-
 POLICIES: dict[str, type] = {"policy": ToolPolicy, "data_policy": DataPolicy}
 
 
@@ -112,6 +109,7 @@ class _Compilation:
         merges = self._merges()
         extras = self._ir.__pydantic_extra__ or {}
         policies = self._policies(extras, self._report.problem, "ir.")
+        isolation, resources = self._isolation()
         shape = Shape(start, self._names, edges) if start is not None else None
         if shape is not None:
             self._check_shape(shape)
@@ -131,11 +129,20 @@ class _Compilation:
             merges=merges,
             max_steps=self._max_steps(),
             timeout_ms=self._timeout_ms(),
-            isolation=self._ir.isolation,
-            resources=self._ir.resources.model_dump(exclude_unset=True) if self._ir.resources else None,
+            isolation=isolation,
+            resources=resources,
             labels=self._ir.labels,
             **policies,
         )
+
+    def _isolation(self) -> tuple[Literal["shared", "dedicated"] | None, dict[str, Any] | None]:
+        """Resources are those of an actor of one's own, so they ask for one."""
+        resources = None if self._ir.resources is None else self._ir.resources.demand()
+        if resources is None:
+            return self._ir.isolation, None
+        if self._ir.isolation == "shared":
+            self._report.problem("ir.resources: only a dedicated execution has some, and isolation is shared")
+        return "dedicated", resources
 
     def _policies(self, fields: Mapping[str, Any], report: Callable[[str], None], at: str) -> dict[str, Any]:
         """The policies of a workflow or a node; what is wrong in them is reported."""
@@ -183,9 +190,8 @@ class _Compilation:
             self._report.at_node(key, f"node kind {node.type!r} is not supported")
             return None
         fields = node.fields()
-        for name in _WITHOUT_EFFECT_ON_NODES:
-            if fields.get(name):
-                self._report.warn_at_node(key, f"{name} has no effect")
+        if fields.get("resources") and "resources" not in model.model_fields:
+            self._report.warn_at_node(key, "resources has no effect: only python_fn nodes have some")
         try:
             return model.model_validate(fields)
         except ValidationError as error:

@@ -61,7 +61,7 @@ class TestFile:
         assert said == []
         assert settings == Settings(
             port=8000,
-            execution_actors=2,
+            execution_actors_min=2,
             database_url="postgresql://jamjet:s3@db/jamjet",
             dev_mode=True,
             otlp_endpoint="http://collector:4318",
@@ -214,7 +214,7 @@ class TestShow:
         settings = found["settings"]
 
         assert found["file"] == "jamjet.toml"
-        assert settings["execution_actors"] == {"value": 3, "origin": "file runtime.workers"}
+        assert settings["execution_actors_min"] == {"value": 3, "origin": "file runtime.workers"}
         assert settings["port"] == {"value": 2, "origin": "environment PORT"}
         assert settings["bind"] == {"value": "127.0.0.2", "origin": "option --bind"}
         assert settings["live_max"] == {"value": 5000, "origin": "default"}

@@ -130,7 +130,7 @@ def test_agents_may_not_expire_before_their_next_heartbeat():
     assert load_settings({"JAMJET_AGENT_EXPIRY": "11"}).agent_expiry == 11
 
 
-@pytest.mark.parametrize("name", ["execution_actors", "live_max"])
+@pytest.mark.parametrize("name", ["agent_heartbeat", "live_max"])
 def test_an_installation_that_could_run_nothing_is_refused(name):
     sentence = rf"JAMJET_{name.upper()} is 0: it must be at least 1"
     with pytest.raises(BadRequest, match=sentence):

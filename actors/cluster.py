@@ -1,0 +1,93 @@
+"""What Ray says of its nodes.
+
+The questions block while Ray's control store (GCS) is away, so they are asked on a thread.
+"""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import ray
+from ray._private import state
+
+from runtime.demand import Machine
+from runtime.errors import Unavailable
+
+HEAD_RESOURCE = "node:__internal_head__"
+"""Ray gives it to the head node alone."""
+ANSWER_WITHIN_S = 5.0
+
+
+class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of the cluster that is alive."""
+
+    id: str
+    address: str
+    machine: Machine
+    drained_by: int | None = None
+    """It is to go: the latest time (ms since the epoch by its clock), or 0 if none was said."""
+
+    @property
+    def head(self) -> bool:
+        return HEAD_RESOURCE in self.machine.total
+
+    @property
+    def draining(self) -> bool:
+        return self.drained_by is not None
+
+    @property
+    def cpus(self) -> float:
+        return self.machine.total.get("CPU", 0)
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster at one moment."""
+
+    nodes: tuple[ClusterNode, ...] = ()
+    """Those that are alive, the head first."""
+    lost: frozenset[str] = frozenset()
+    """The ids of nodes that Ray says are dead."""
+
+
+async def cluster_view() -> ClusterView:
+    """The nodes as they are now.
+
+    Raises:
+        Unavailable: Ray does not say.
+    """
+    found: ClusterView = await ask_ray(_look)
+    return found
+
+
+async def ask_ray(question: Any, *args: Any) -> Any:
+    """The answer of a function that blocks until Ray's control store answers.
+
+    Raises:
+        Unavailable: it did not answer in time.
+    """
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(question, *args), ANSWER_WITHIN_S)
+    except (TimeoutError, ray.exceptions.RayError, RuntimeError) as error:
+        raise Unavailable(f"Ray does not say: {type(error).__name__}") from error
+
+
+def _look() -> ClusterView:
+    free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    draining = state.state.get_draining_nodes()
+    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    found = [
+        ClusterNode(
+            id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            machine=Machine(
+                total=node["Resources"], free=free.get(node["NodeID"], {}), labels=node.get("Labels") or {}
+            ),
+            drained_by=draining.get(node["NodeID"]),
+        )
+        for node in listed
+        if node["Alive"]
+    ]
+    return ClusterView(
+        nodes=tuple(sorted(found, key=lambda node: (not node.head, node.id))),
+        lost=frozenset(node["NodeID"] for node in listed if not node["Alive"]),
+    )
