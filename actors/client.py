@@ -18,7 +18,7 @@ import msgspec
 import ray
 
 from actors import bootstrap, fleet, metrics, names, tracing
-from actors.cluster import ClusterView, ask_ray, cluster_view
+from actors.cluster import ask_ray, cluster_view
 from actors.courier import ActorLost, Courier
 from actors.directory import Directory
 from actors.handle import ExecutionHandle
@@ -26,8 +26,9 @@ from actors.host import Redirect
 from actors.listener import Listener
 from actors.metrics import Metrics, Process
 from actors.named import NamedActors
+from actors.nodes import ClusterNode, ClusterView
 from actors.plans import PlanCache
-from actors.port import SignalRequest, StartRequest
+from actors.port import Installation, SignalRequest, StartRequest
 from actors.recorder import record_start
 from actors.settings import Settings
 from actors.watcher import Watcher
@@ -229,6 +230,14 @@ class RayExecutions:
             nodes = tuple(node for node in nodes if node.id == here)
         machines = [node.machine for node in nodes if not node.draining]
         return demand.unmet(asked, machines, in_use=in_use)
+
+    async def installation(self) -> Installation:
+        """See ``actors.port.Executions.installation``."""
+        supervisor = await self._actors.call(names.SUPERVISOR, "describe", within_s=FIGURES_S)
+        nodes: tuple[ClusterNode, ...] = ()
+        with contextlib.suppress(Unavailable):
+            nodes = (await cluster_view()).nodes
+        return Installation(nodes=nodes, supervisor=supervisor, ray=ray.__version__)
 
     # --- finding actors -------------------------------------------------------------------------
 

@@ -6,47 +6,14 @@ The questions block while Ray's control store (GCS) is away, so they are asked o
 import asyncio
 from typing import Any
 
-import msgspec
 import ray
 from ray._private import state
 
+from actors.nodes import ClusterNode, ClusterView
 from runtime.demand import Machine
 from runtime.errors import Unavailable
 
-HEAD_RESOURCE = "node:__internal_head__"
-"""Ray gives it to the head node alone."""
 ANSWER_WITHIN_S = 5.0
-
-
-class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of the cluster that is alive."""
-
-    id: str
-    address: str
-    machine: Machine
-    drained_by: int | None = None
-    """It is to go: the latest time (ms since the epoch by its clock), or 0 if none was said."""
-
-    @property
-    def head(self) -> bool:
-        return HEAD_RESOURCE in self.machine.total
-
-    @property
-    def draining(self) -> bool:
-        return self.drained_by is not None
-
-    @property
-    def cpus(self) -> float:
-        return self.machine.total.get("CPU", 0)
-
-
-class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """The cluster at one moment."""
-
-    nodes: tuple[ClusterNode, ...] = ()
-    """Those that are alive, the head first."""
-    lost: frozenset[str] = frozenset()
-    """The ids of nodes that Ray says are dead."""
 
 
 async def cluster_view() -> ClusterView:

@@ -18,9 +18,10 @@ import msgspec
 import ray
 
 from actors import fleet, names
-from actors.cluster import ClusterNode, ClusterView, ask_ray, cluster_view
+from actors.cluster import ask_ray, cluster_view
 from actors.named import NamedActors
-from actors.placement import Plan, Work, is_usable, plan, wanted_actors
+from actors.nodes import ClusterNode, ClusterView
+from actors.placement import ONE_NODE, Plan, Work, is_usable, plan, wanted_actors
 from actors.settings import Settings
 from runtime.errors import Unavailable
 from runtime.store.port import ExecutorRow
@@ -236,12 +237,6 @@ class FleetKeeper:
         with contextlib.suppress(Unavailable):
             await ask_ray(fleet.request_nodes, count, cpus)
             self._asked_nodes = planned.more_nodes
-
-
-ONE_NODE = (
-    "the database is a SQLite file, which only the node that holds it can use:"
-    " set DATABASE_URL to a PostgreSQL database to run on several"
-)
 
 
 def _patience_s(node: ClusterNode) -> float:

@@ -14,7 +14,7 @@ from actors.listener import Listener
 from actors.metrics import Process
 from actors.observer import HostObserver
 from actors.plans import PlanCache
-from actors.port import SignalRequest, StartRequest
+from actors.port import Installation, SignalRequest, StartRequest
 from actors.watcher import Watcher
 from runtime.errors import JamjetError
 from runtime.store.port import ExecutorRow, Store
@@ -114,6 +114,10 @@ class LocalExecutions:
     async def unmet(self, asked: dict[str, Any], *, in_use: bool = True) -> str | None:
         """See ``actors.port.Executions.unmet``: one process is not asked for machines."""
         return None
+
+    async def installation(self) -> Installation:
+        """See ``actors.port.Executions.installation``: there is nothing below."""
+        return Installation()
 
     async def figures(self) -> list[Process]:
         self._observer.metrics.seats.set(self.host.live)

@@ -3,6 +3,9 @@
 SUPERVISOR = "supervisor"
 AGENT_REGISTRY = "agent-registry"
 
+OWNERS = ("execution-actor:", "execution:")
+"""How the names of actors that own executions begin."""
+
 _NODE_CHARS = 12
 """Of a node's 56 hex digits: enough to tell any nodes apart."""
 

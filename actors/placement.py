@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from actors.cluster import ClusterNode
+from actors.nodes import ClusterNode
 from actors.settings import Settings
 
 BUSY_AIM = 0.7
@@ -14,6 +14,12 @@ SEATS_AIM = 0.8
 """The share of its seats."""
 CPUS_PER_ACTOR = 2
 """The other one is for the functions that an actor calls, and for the rest of the node."""
+
+
+ONE_NODE = (
+    "the database is a SQLite file, which only the node that holds it can use:"
+    " set DATABASE_URL to a PostgreSQL database to run on several"
+)
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):

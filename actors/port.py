@@ -10,6 +10,7 @@ import msgspec
 
 from actors.listener import Listener
 from actors.metrics import Process
+from actors.nodes import ClusterNode
 from runtime.audit.entries import Origin
 from runtime.errors import Conflict
 from runtime.jsonvalue import JsonValue
@@ -60,6 +61,16 @@ class SignalRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Of the request's span, where it is traced."""
 
 
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands below the executions."""
+
+    nodes: tuple[ClusterNode, ...] = ()
+    supervisor: dict[str, Any] | None = None
+    """``{"pid", "node", "idle_ms", ...}``; None: it does not answer."""
+    ray: str | None = None
+    """Ray's release."""
+
+
 class Executions(Protocol):
     """The executions of an installation."""
 
@@ -100,6 +111,9 @@ class Executions(Protocol):
         Raises:
             Unavailable: nobody knows what there is.
         """
+
+    async def installation(self) -> Installation:
+        """What Ray says of it; what nobody knows just now is left out."""
 
     async def figures(self) -> list[Process]:
         """What the processes that run executions have counted; one that does not answer is left out."""

@@ -19,7 +19,7 @@ from api.mcp import route as mcp
 from api.observe import Observed
 from api.resources import Resources
 from api.routers import agents as agent_routes
-from api.routers import audit, federation, health, tenants, tokens, workers, workflows
+from api.routers import audit, cluster, federation, health, tenants, tokens, workers, workflows
 from api.routers import executions as execution_routes
 from api.routers import metrics as metric_routes
 from api.routing import declared, router
@@ -70,7 +70,7 @@ def build_app(
         app.state.resources = Resources.over(settings, store, executions, agents, own)
     for part in (
         *(health, metric_routes, workflows, execution_routes, agent_routes),
-        *(federation, mcp, workers, tokens, tenants, audit),
+        *(federation, mcp, workers, cluster, tokens, tenants, audit),
     ):
         app.include_router(part.routes)
     app.include_router(_docs())

@@ -1,6 +1,6 @@
 """How rows and states look on the wire."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +9,10 @@ import orjson
 from starlette.responses import Response
 
 from actors.agents.messages import SeenAgent
+from actors.nodes import ClusterNode
+from actors.placement import ONE_NODE, is_usable
+from actors.port import Installation
+from actors.settings import VERSION, Settings
 from api.withheld import Withheld
 from runtime.agents.card import flattened, read_card
 from runtime.audit.entries import AuditRow
@@ -23,6 +27,7 @@ from runtime.store.port import (
     EventRow,
     ExecutionRow,
     ExecutorRow,
+    Load,
     StoredExecution,
     TenantRow,
     TokenRow,
@@ -189,6 +194,70 @@ def exposed_workflow(row: WorkflowRow) -> dict[str, Any]:
 
 def exposed_to(row: WorkflowRow) -> list[str]:
     return row.exposed.split(",") if row.exposed else []
+
+
+def cluster(
+    settings: Settings, installation: Installation, load: Load, executors: Iterable[ExecutorRow]
+) -> dict[str, Any]:
+    """The installation as a whole."""
+    alive = [row for row in executors if not row.gone]
+    live = sum(row.live for row in alive)
+    supervisor = installation.supervisor
+    return {
+        "release": VERSION,
+        "ray": installation.ray,
+        "database": "sqlite" if settings.one_node else "postgresql",
+        "nodes": [_node(node, alive, settings, installation) for node in installation.nodes],
+        "supervisor": supervisor and {name: supervisor[name] for name in ("node", "pid", "idle_ms")},
+        "executions": {
+            "by_status": load.open,
+            "live": live,
+            "parked": max(0, sum(load.open.values()) - live - load.backlog),
+            "backlog": load.backlog,
+        },
+        "lag": {"timers_ms": load.overdue_ms, "sweep_ms": load.waited_ms},
+        "problems": _problems(settings, installation, alive),
+    }
+
+
+def _node(
+    node: ClusterNode, alive: list[ExecutorRow], settings: Settings, installation: Installation
+) -> dict[str, Any]:
+    own = [row for row in alive if row.node == node.id]
+    return {
+        "id": node.id,
+        "address": node.address,
+        "head": node.head,
+        "draining": node.draining,
+        "runs": is_usable(node, settings) and not (settings.one_node and _is_elsewhere(node, installation)),
+        "cpus": node.cpus,
+        "cpus_free": node.machine.free.get("CPU", 0),
+        "actors": sum(row.state != "spare" for row in own),
+        "spares": sum(row.state == "spare" for row in own),
+        "live": sum(row.live for row in own),
+    }
+
+
+def _is_elsewhere(node: ClusterNode, installation: Installation) -> bool:
+    """Whether it is another node than the Supervisor's, which is the one that holds a SQLite file."""
+    return installation.supervisor is not None and installation.supervisor["node"] != node.id
+
+
+SUPERVISOR_LATE_MS = 10_000
+
+
+def _problems(settings: Settings, installation: Installation, alive: list[ExecutorRow]) -> list[str]:
+    """What is wrong, a sentence for each."""
+    found = []
+    if settings.one_node and len(installation.nodes) > 1:
+        found.append(f"{ONE_NODE}: {len(installation.nodes) - 1} of the cluster's nodes run none")
+    if installation.ray is not None and installation.supervisor is None:
+        found.append("the Supervisor does not answer: it is started anew within seconds where Ray can")
+    elif installation.supervisor is not None and installation.supervisor["idle_ms"] > SUPERVISOR_LATE_MS:
+        found.append("the Supervisor has not ended a round for 10 s: see whether the database answers")
+    if not any(row.state == "active" for row in alive):
+        found.append("no ExecutionActor takes work: see whether Ray has nodes with free CPUs for them")
+    return found
 
 
 def worker(row: ExecutorRow) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from actors.settings import Settings, load_settings
+from api.replicas import PER_NODE_MAX, REPLICAS_MAX
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 APP_NAME = "jamjet"
 MAX_ONGOING_REQUESTS = 1_000
 """In one replica. Each event stream and each ``?wait=`` holds one."""
+AUTOSCALING: dict[str, Any] = {
+    "min_replicas": 1,
+    "max_replicas": REPLICAS_MAX,
+    "upscale_delay_s": 1,
+    "downscale_delay_s": 60,
+    "policy": {"policy_function": "api.replicas:policy"},
+}
 
 
 @serve.deployment(
@@ -48,19 +56,56 @@ class Api:
 
 
 def build_app(args: Mapping[str, Any]) -> "Application":
-    """The Serve application.
+    """The Serve application for a cluster: replicas on every node, and more where there is much to do.
+
+    The database is migrated first, and a cluster that it cannot serve is refused.
 
     Args:
         args: settings by name, as in ``actors.settings.Settings``; those not given
             are read from the environment.
+
+    Raises:
+        BadRequest: a setting is wrong, or the database is a SQLite file and there are several nodes.
+        Unavailable: the database does not answer.
     """
+    from actors.bootstrap import refuse_many_nodes
+
+    settings = _settings(args)
+    refuse_many_nodes(settings)
+    asyncio.run(prepare_store(settings))
+    return _bound(
+        settings, autoscaling_config=AUTOSCALING, max_replicas_per_node=PER_NODE_MAX, max_surge_percent=100
+    )
+
+
+def build_local_app(args: Mapping[str, Any]) -> "Application":
+    """The same for an instance of one machine, whose store is open already: one replica."""
+    return _bound(_settings(args))
+
+
+async def prepare_store(settings: Settings) -> None:
+    """Migrate the database, and see that the audit log's key can be read.
+
+    Raises:
+        BadRequest, Unavailable
+    """
+    from actors.audit_key import signing_key
+    from runtime.store import open_store
+
+    await asyncio.to_thread(signing_key, settings)
+    await (await open_store(settings.database_url)).close()
+
+
+def _settings(args: Mapping[str, Any]) -> Settings:
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in args.items()
     }
     settings = load_settings(**given)
-    if "env" in given:
-        settings = replace(settings, env=given["env"])
-    deployment: serve.Deployment = Api  # type: ignore[assignment]
+    return replace(settings, env=given["env"]) if "env" in given else settings
+
+
+def _bound(settings: Settings, **options: Any) -> "Application":
+    deployment: serve.Deployment = Api.options(**options) if options else Api  # type: ignore[attr-defined,assignment]
     return deployment.bind(settings.as_dict())
 
 

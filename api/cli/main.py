@@ -9,6 +9,7 @@ import typer
 from api.cli import (
     agents,
     audit,
+    cluster,
     config,
     dev,
     doctor,
@@ -33,6 +34,9 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(dev.dev)
+app.command()(cluster.up)
+app.command()(cluster.down)
+app.command()(cluster.status)
 app.command()(logs.logs)
 app.command()(doctor.doctor)
 app.command()(workflows.validate)

@@ -81,7 +81,7 @@ async def launch(
     say: Say,
     show: Say,
     on_ready: Callable[[Running], Awaitable[None]],
-    app: str = "api.serve:build_app",
+    app: str = "api.serve:build_local_app",
 ) -> None:
     """Run an installation until SIGINT or SIGTERM; a second signal ends it at once.
 

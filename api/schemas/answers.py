@@ -181,6 +181,54 @@ class WorkerList(BaseModel):
     workers: list[Worker]
 
 
+class ClusterNode(BaseModel):
+    """A node that is alive. ``runs`` says whether executions may be placed on it."""
+
+    id: str
+    address: str
+    head: bool
+    draining: bool
+    runs: bool
+    cpus: float
+    cpus_free: float
+    actors: int
+    spares: int
+    live: int
+
+
+class ClusterExecutions(BaseModel):
+    """Of all tenants: by status, held by an actor (``live``), rows alone (``parked``), to be taken up."""
+
+    by_status: dict[str, int]
+    live: int
+    parked: int
+    backlog: int
+
+
+class ClusterSupervisor(BaseModel):
+    node: str
+    pid: int
+    idle_ms: int
+
+
+class ClusterLag(BaseModel):
+    """How late the first due timer of a parked execution is, and how long the first of the backlog waits."""
+
+    timers_ms: int
+    sweep_ms: int
+
+
+class Cluster(BaseModel):
+    release: str
+    ray: str | None
+    database: Literal["sqlite", "postgresql"]
+    nodes: list[ClusterNode]
+    supervisor: ClusterSupervisor | None
+    executions: ClusterExecutions
+    lag: ClusterLag
+    problems: list[str]
+
+
 class Token(BaseModel):
     id: str
     tenant_id: str

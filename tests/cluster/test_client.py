@@ -43,7 +43,7 @@ def settings(ray_instance: None, tmp_path_factory: pytest.TempPathFactory) -> It
     asyncio.run(prepare(made))
     bootstrap.ensure_supervisor(made)
     yield made
-    bootstrap.stop_actors(made)
+    bootstrap.retire_actors(made, 0)
 
 
 async def prepare(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from actors.cluster import HEAD_RESOURCE, ClusterNode
+from actors.nodes import HEAD_RESOURCE, ClusterNode
 from actors.placement import Work, ceiling, is_usable, plan, wanted_actors
 from actors.settings import Settings
 from runtime.demand import Machine
