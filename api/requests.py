@@ -88,7 +88,7 @@ def validated(model: type[Body], value: Any) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"])
+        message = str(first["msg"]).removeprefix("Value error, ")
         raise BadRequest(f"{place}: {message[0].lower()}{message[1:]}") from error
 
 

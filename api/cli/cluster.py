@@ -91,9 +91,7 @@ def status(url: Url = None, token: Token = None, output: Form = Output.TABLE) ->
         NODE_COLUMNS,
     )
     executions, lag, supervisor = seen["executions"], seen["lag"], seen["supervisor"]
-    open_now = (
-        ", ".join(f"{count} {name}" for name, count in sorted(executions["by_status"].items())) or "none"
-    )
+    counts = [f"{count} {name}" for name, count in sorted(executions["by_status"].items())]
     print_line(
         f"executions  {', '.join(counts) or 'none'}; {executions['live']} live, {executions['parked']} parked"
     )

@@ -64,7 +64,7 @@ def joined(settings: Settings, address: str, environ: Mapping[str, str]) -> Iter
     else:
         yield
     finally:
-        ray.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
         os.chdir(here)
         os.rmdir(folder)
 
@@ -118,12 +118,12 @@ def uninstall(settings: Settings, patience_s: float, say: Say) -> int:
     from api.serve import APP_NAME
 
     with contextlib.suppress(RayServeException):
-        others = set(serve.status().applications) - {APP_NAME}
-        say("ending the API")
-        if others:
+        present = set(serve.status().applications)
+        if APP_NAME in present:
+            say("ending the API")
             serve.delete(APP_NAME)
-        else:
-            serve.shutdown()
+        if not present - {APP_NAME}:
+            serve.shutdown()  # type: ignore[no-untyped-call]
     say(f"ending the actors; what they run may take {patience_s:g} s")
     return bootstrap.retire_actors(settings, patience_s)
 

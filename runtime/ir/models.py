@@ -219,10 +219,10 @@ class Resources(Part):
 
     model_config = ConfigDict(extra="forbid")
 
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    memory: int | None = None
-    custom: dict[str, float] = {}
+    num_cpus: Annotated[float, Field(ge=0)] | None = None
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    memory: Annotated[int, Field(ge=0)] | None = None
+    custom: dict[str, Annotated[float, Field(ge=0)]] = {}
     labels: Labels = {}
 
     @model_validator(mode="after")

@@ -25,7 +25,11 @@ class TakesAnything:
 @pytest.fixture
 def executions(monkeypatch: pytest.MonkeyPatch) -> RayExecutions:
     made = RayExecutions(Settings(), MemoryStore(lambda: 0))
-    monkeypatch.setattr(made, "_least_loaded", TakesAnything)
+
+    async def found() -> TakesAnything:
+        return TakesAnything()
+
+    monkeypatch.setattr(made, "_least_loaded", found)
     return made
 
 

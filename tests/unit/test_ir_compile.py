@@ -184,8 +184,42 @@ def test_limits_of_a_strategy_count_where_nothing_else_is_said():
 
 
 def test_what_is_not_enforced_is_said():
-    warnings = compiled({"a": py(resources={"num_cpus": 1})}, token_budget={"total_tokens": 1}).warnings
-    assert warnings == ("ir.token_budget has no effect", "node 'a': resources has no effect")
+    pause = {"type": "wait", "condition": "timer", "timeout_secs": 1}
+    warnings = compiled(
+        {"a": {"kind": pause, "resources": {"num_cpus": 1}}}, token_budget={"total_tokens": 1}
+    ).warnings
+    assert warnings == (
+        "ir.token_budget has no effect",
+        "node 'a': resources has no effect: only python_fn nodes have some",
+    )
+
+
+def test_a_function_may_ask_for_a_machine():
+    found = graph({"a": py(resources={"num_gpus": 1, "labels": {"zone": "in(a, b)"}})}).nodes["a"]
+    assert found.resources == {"num_gpus": 1.0, "labels": {"zone": "in(a, b)"}}
+
+
+def test_resources_make_an_execution_dedicated():
+    found = graph({"a": py()}, resources={"num_cpus": 2})
+    assert (found.isolation, found.resources) == ("dedicated", {"num_cpus": 2.0})
+    assert graph({"a": py()}, resources={}, isolation="shared").isolation == "shared"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"resources": {"num_cpus": 1}, "isolation": "shared"},
+            "ir.resources: only a dedicated execution has some, and isolation is shared",
+        ),
+        ({"resources": {"num_gpus": 1.5}}, "num_gpus: 1.5 is over 1, so it must be a whole number"),
+        ({"resources": {"gpus": 1}}, "gpus"),
+    ],
+)
+def test_what_no_machine_can_be_asked_for_is_refused(more, said):
+    with pytest.raises(InvalidWorkflow) as refused:
+        graph({"a": py()}, **more)
+    assert said in str(refused.value.fields["problems"])
 
 
 def test_policies_stand_in_the_normal_form():
