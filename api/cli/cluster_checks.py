@@ -117,10 +117,15 @@ def check_cluster(client: ApiClient, settings: "Settings | None") -> Iterator[Fi
             yield wrong("cluster", str(error), "see the Supervisor's log: `jamjet logs`")
         return
     nodes = shown.get("nodes") or []
-    alive = [node for node in nodes if node.get("alive")]
-    yield from _nodes(nodes, alive)
+    alive = [node for node in nodes if node.get("alive", True)]
+    if nodes:
+        yield from _nodes(nodes, alive)
+    is_split = shown.get("database") == "sqlite" and len(alive) > 1
     if len(alive) > 1:
-        yield from _many(len(alive), shown, settings)
+        yield from _many(len(alive), is_split, settings)
+    for problem in shown.get("problems") or ():
+        if not (is_split and "SQLite" in problem):  # That is said already, with what to do.
+            yield wrong("cluster", problem, "see `jamjet status`, and Ray's logs on the head")
     yield from _versions(shown)
 
 
@@ -134,7 +139,7 @@ def _nodes(nodes: list[dict[str, Any]], alive: list[dict[str, Any]]) -> Iterator
         return
     count = "1 node" if len(alive) == 1 else f"{len(alive)} nodes"
     yield ok("cluster", f"{count}: {', '.join(map(_shown, alive))}")
-    gone = [node for node in nodes if not node.get("alive")]
+    gone = [node for node in nodes if not node.get("alive", True)]
     if gone:
         yield note(
             "nodes",
@@ -148,9 +153,9 @@ def _shown(node: Mapping[str, Any]) -> str:
     return f"{node.get('address')} ({marks})" if marks else str(node.get("address"))
 
 
-def _many(count: int, shown: Mapping[str, Any], settings: "Settings | None") -> Iterator[Finding]:
+def _many(count: int, is_split: bool, settings: "Settings | None") -> Iterator[Finding]:
     """What is wrong with several nodes only."""
-    if shown.get("database") == "sqlite":
+    if is_split:
         yield wrong(
             "nodes",
             f"the database is a SQLite file of one node, so the other {count - 1} can run no executions",

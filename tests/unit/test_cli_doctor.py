@@ -290,7 +290,6 @@ def node(address: str, **more: Any) -> dict[str, Any]:
     """A node as ``GET /cluster`` shows it."""
     shown = {
         "id": address,
-        "alive": True,
         "head": False,
         "draining": False,
         "cpus": 2,
@@ -356,6 +355,29 @@ class TestCluster:
 
         assert "SQLite" in found["nodes"]["said"]
         assert "PostgreSQL" in found["nodes"]["todo"]
+
+    def test_what_the_server_knows_to_be_wrong_is_said(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.answer(stub, self.HEAD, problems=["no ExecutionActor takes work"])
+
+        assert examined(1)["cluster"]["said"] == "no ExecutionActor takes work"
+
+    def test_a_problem_is_said_once(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        problems = ["the database is a SQLite file: 1 of the cluster's nodes run none"]
+        self.answer(stub, self.HEAD, node("10.0.0.2"), database="sqlite", problems=problems)
+
+        found = examined(1)
+
+        assert found["cluster"]["status"] == "ok"
+        assert found["nodes"]["status"] == "wrong"
+
+    def test_a_server_that_does_not_know_its_nodes(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.answer(stub, ray=None)
+
+        assert "cluster" not in examined(0)
 
     def test_functions_must_be_where_every_node_finds_them(
         self, stub: Stub, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
