@@ -4,14 +4,14 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.cli.client import ApiClient
 from api.cli.exits import EXIT_NO_ACCESS, EXIT_UNREACHABLE, CliError
+from api.cli.findings import Finding, Status, note, ok, wrong
 
 if TYPE_CHECKING:
     from actors.settings import Settings
@@ -22,28 +22,6 @@ _PACKAGE = "jamjet-ray"
 _RAY_PIN = re.compile(r"ray(?:\[[^]]*\])?\s*==\s*([0-9][0-9a-z.]*)")
 
 
-class Status(StrEnum):
-    """How a finding is meant. Only what is wrong makes the command fail."""
-
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        todo: what to do about it, for all that is not ok.
-    """
-
-    check: str
-    status: Status
-    said: str
-    todo: str | None = None
-
-
 def check_versions(python: tuple[int, ...] | None = None) -> Iterator[Finding]:
     """Python, and the release of Ray that this package was made for."""
     from importlib import metadata
@@ -51,21 +29,21 @@ def check_versions(python: tuple[int, ...] | None = None) -> Iterator[Finding]:
     found = python or tuple(int(part) for part in platform.python_version_tuple()[:2])
     version = platform.python_version() if python is None else ".".join(map(str, python))
     if found < _PYTHON_MIN:
-        yield _wrong("python", f"Python {version} is too old", "use Python 3.11 or newer")
+        yield wrong("python", f"Python {version} is too old", "use Python 3.11 or newer")
     else:
-        yield _ok("python", f"Python {version}")
+        yield ok("python", f"Python {version}")
     try:
         ray = metadata.version("ray")
     except metadata.PackageNotFoundError:
-        yield _wrong("ray", "Ray is not installed", f"install {_PACKAGE} with its dependencies")
+        yield wrong("ray", "Ray is not installed", f"install {_PACKAGE} with its dependencies")
         return
     wanted = _wanted_ray()
     if wanted is not None and ray != wanted:
-        yield _wrong(
+        yield wrong(
             "ray", f"Ray {ray}, and this release needs {wanted}", f"pip install 'ray[serve]=={wanted}'"
         )
     else:
-        yield _ok("ray", f"Ray {ray}")
+        yield ok("ray", f"Ray {ray}")
 
 
 def _wanted_ray() -> str | None:
@@ -78,37 +56,16 @@ def _wanted_ray() -> str | None:
     return next((match[1] for line in requirements if (match := _RAY_PIN.match(line))), None)
 
 
-def check_ray_auth(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """With a cluster named, Ray's own default for tokens differs between its ways in."""
-    address, mode = environ.get("RAY_ADDRESS"), environ.get("RAY_AUTH_MODE")
-    if not address:
-        yield _ok("ray auth", "RAY_ADDRESS is not set: no cluster is joined")
-    elif not mode:
-        yield _wrong(
-            "ray auth",
-            f"RAY_ADDRESS is {address}, and RAY_AUTH_MODE is not set",
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, as on the cluster: Ray's default varies",
-        )
-    elif mode != "token":
-        yield _wrong(
-            "ray auth",
-            f"RAY_AUTH_MODE is {mode}: whoever reaches the cluster's ports runs code on it",
-            "set RAY_AUTH_MODE=token on every node, with one token",
-        )
-    else:
-        yield _ok("ray auth", f"RAY_ADDRESS is {address}, with a token")
-
-
 def check_bind(settings: "Settings") -> Iterator[Finding]:
     """Without authentication, only this machine may call."""
     from api.launch.ports import is_loopback
 
     if not settings.dev_mode:
-        yield _ok("auth", f"callers at {settings.bind}:{settings.port} need a token")
+        yield ok("auth", f"callers at {settings.bind}:{settings.port} need a token")
     elif is_loopback(settings.bind):
-        yield _note("auth", "auth is off, for this machine alone", "unset JAMJET_DEV_MODE to turn it on")
+        yield note("auth", "auth is off, for this machine alone", "unset JAMJET_DEV_MODE to turn it on")
     else:
-        yield _wrong(
+        yield wrong(
             "auth",
             f"auth is off (JAMJET_DEV_MODE), and the address to listen on is {settings.bind}",
             "unset JAMJET_DEV_MODE, or set JAMJET_BIND=127.0.0.1: no server starts like this",
@@ -120,29 +77,29 @@ def check_ports() -> Iterator[Finding]:
     from api.cli.open_ports import can_see, ray_ports_open_to_others
 
     if not can_see():
-        yield _note("ports", "this system does not show its ports", "look for 8265 and 6379 yourself")
+        yield note("ports", "this system does not show its ports", "look for 8265 and 6379 yourself")
         return
     found = ray_ports_open_to_others()
     for one in found:
         if one.is_dashboard:
-            yield _wrong(
+            yield wrong(
                 "dashboard",
                 f"Ray's dashboard (process {one.pid}) is open to others: {one.address}, port {one.port}",
                 "start Ray with --dashboard-host=127.0.0.1",
             )
     others = sorted({one.port for one in found if not one.is_dashboard})
     if not others:
-        yield _ok("ports", "no port of Ray's own is open to other machines")
+        yield ok("ports", "no port of Ray's own is open to other machines")
         return
     listed = ", ".join(map(str, others))
     if any(one.wants_token for one in found):
-        yield _note(
+        yield note(
             "ports",
             f"Ray listens for other machines, with a token: ports {listed}",
             "keep them in one network",
         )
     else:
-        yield _wrong(
+        yield wrong(
             "ports",
             f"Ray listens for other machines, without a token: ports {listed}",
             "start Ray with RAY_AUTH_MODE=token, or on one machine with --node-ip-address=127.0.0.1",
@@ -183,24 +140,24 @@ def check_database(url: str, look: "DatabaseLook | Exception | None") -> Iterato
 
     shown = redacted(url)
     if look is None:
-        yield _note("database", f"{shown} does not exist yet", "`jamjet dev` or `jamjet-server` makes it")
+        yield note("database", f"{shown} does not exist yet", "`jamjet dev` or `jamjet-server` makes it")
     elif isinstance(look, DatabaseLook):
-        yield _ok("database", f"{shown} is reachable, and its schema is this release's")
+        yield ok("database", f"{shown} is reachable, and its schema is this release's")
         yield _clock(look.difference_ms)
     elif "schema" in str(look):
-        yield _wrong(
+        yield wrong(
             "database",
             f"{shown}: {look}",
             "start `jamjet dev` or `jamjet-server` of this release: it migrates",
         )
     else:
-        yield _wrong("database", f"{shown}: {look}", "set DATABASE_URL, or [database] url in jamjet.toml")
+        yield wrong("database", f"{shown}: {look}", "set DATABASE_URL, or [database] url in jamjet.toml")
 
 
 def _clock(difference_ms: int) -> Finding:
     if abs(difference_ms) <= CLOCK_DIFFERENCE_MAX_MS:
-        return _ok("clock", f"{difference_ms:+d} ms between the database and this machine")
-    return _wrong(
+        return ok("clock", f"{difference_ms:+d} ms between the database and this machine")
+    return wrong(
         "clock",
         f"the database's clock is {difference_ms / 1_000:+.1f} s from this machine's",
         "let NTP set the clocks of both: tokens and timers go by them",
@@ -219,14 +176,14 @@ def check_audit_key(settings: "Settings") -> Iterator[Finding]:
         return  # What is wrong with the database's name is said elsewhere.
     if path is None:
         todo = "make one with `jamjet audit key --create` where JAMJET_AUDIT_KEY names it, on every node"
-        yield _note("audit", "no key is set, so the audit log is sealed without signatures", todo)
+        yield note("audit", "no key is set, so the audit log is sealed without signatures", todo)
     elif settings.audit_key is None and not path.exists():
-        yield _ok("audit", f"the first start makes the key {path}")
+        yield ok("audit", f"the first start makes the key {path}")
     else:
         try:
-            yield _ok("audit", f"seals are signed with the key {SigningKey.read(path).id} in {path}")
+            yield ok("audit", f"seals are signed with the key {SigningKey.read(path).id} in {path}")
         except BadRequest as error:
-            yield _wrong(
+            yield wrong(
                 "audit",
                 error.detail,
                 "nothing is sealed without it, and a start here is refused: see `jamjet audit key`",
@@ -260,9 +217,9 @@ def check_server(client: ApiClient, *, is_named: bool, role: str | None) -> Iter
         yield Finding("server", absent, str(error), "`jamjet dev` starts one here; --url names another")
         return
     if version == VERSION:
-        yield _ok("server", f"{client.url} is ready, release {version}")
+        yield ok("server", f"{client.url} is ready, release {version}")
     else:
-        yield _note(
+        yield note(
             "server", f"{client.url} has release {version}, this command {VERSION}", "use the same of both"
         )
     yield _check_token(client, role)
@@ -274,12 +231,10 @@ def _check_token(client: ApiClient, role: str | None) -> Finding:
     except CliError as error:
         said = "the server does not take the token" if client.has_token else "there is no token"
         todo = "set JAMJET_TOKEN to a token of `jamjet token create`, or go to the folder of `jamjet dev`"
-        return _wrong("token", said if error.exit_code == EXIT_NO_ACCESS else str(error), todo)
+        return wrong("token", said if error.exit_code == EXIT_NO_ACCESS else str(error), todo)
     if not client.has_token:
-        return _note(
-            "token", "auth is off: whoever reaches the server is an operator", "start it with --auth"
-        )
-    return _ok("token", f"valid, {role or _role_by_asking(client)}")
+        return note("token", "auth is off: whoever reaches the server is an operator", "start it with --auth")
+    return ok("token", f"valid, {role or _role_by_asking(client)}")
 
 
 def _role_by_asking(client: ApiClient) -> str:
@@ -288,15 +243,3 @@ def _role_by_asking(client: ApiClient) -> str:
     except CliError:
         return "not an operator's"
     return "operator"
-
-
-def _ok(check: str, said: str) -> Finding:
-    return Finding(check, Status.OK, said)
-
-
-def _note(check: str, said: str, todo: str) -> Finding:
-    return Finding(check, Status.NOTE, said, todo)
-
-
-def _wrong(check: str, said: str, todo: str) -> Finding:
-    return Finding(check, Status.WRONG, said, todo)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from api.cli import checks
-from api.cli.checks import Finding, Status
+from api.cli import checks, cluster_checks
 from api.cli.client import ApiClient
 from api.cli.dev_file import read_dev_server
 from api.cli.dev_token import read_dev_token
 from api.cli.exits import EXIT_FAILED, EXIT_OK, CliError
+from api.cli.findings import Finding, Status
 from api.cli.options import Form, Token, Url
 from api.cli.output import Output, note, paint, print_json, print_line
 
@@ -42,7 +42,8 @@ def doctor(url: Url = None, token: Token = None, output: Form = Output.TABLE) ->
 
 def _findings(url: str | None, token: str | None) -> Iterator[Finding]:
     yield from checks.check_versions()
-    yield from checks.check_ray_auth()
+    yield from cluster_checks.check_ray_auth()
+    yield from cluster_checks.check_node_environment()
     yield from checks.check_ports()
     settings, found = _settings()
     yield from found
@@ -51,9 +52,10 @@ def _findings(url: str | None, token: str | None) -> Iterator[Finding]:
         yield from checks.check_bind(settings)
         look = _look(settings, token or read_dev_token())
         yield from checks.check_database(settings.database_url, look)
+        yield from cluster_checks.check_postgresql(_postgresql(settings))
         yield from checks.check_audit_key(settings)
         role = getattr(look, "role", None)
-    yield from _server(url, token, role)
+    yield from _server(url, token, role, settings)
 
 
 def _settings() -> "tuple[Settings | None, list[Finding]]":
@@ -92,11 +94,32 @@ def _look(settings: "Settings", token: str | None) -> "DatabaseLook | Exception 
         return error
 
 
-def _server(url: str | None, token: str | None, role: str | None) -> Iterator[Finding]:
+def _postgresql(settings: "Settings") -> dict[str, str] | None:
+    """What the PostgreSQL server is set to; None where there is none, or it cannot be asked."""
+    from runtime.errors import JamjetError
+    from runtime.store.url import PostgresUrl, parse_url
+
+    try:
+        target = parse_url(settings.database_url)
+        if not isinstance(target, PostgresUrl):
+            return None
+        from runtime.store.postgres import server_settings
+
+        return server_settings(target.conninfo)
+    except JamjetError:
+        return None  # A look at the database has said why.
+
+
+def _server(
+    url: str | None, token: str | None, role: str | None, settings: "Settings | None"
+) -> Iterator[Finding]:
     is_named = url is not None or read_dev_server() is not None
     try:
         with ApiClient(url, token) as client:
-            yield from checks.check_server(client, is_named=is_named, role=role)
+            found = list(checks.check_server(client, is_named=is_named, role=role))
+            yield from found
+            if any(finding.check == "token" for finding in found):  # It answered.
+                yield from cluster_checks.check_cluster(client, settings)
     except CliError as error:
         yield Finding("server", Status.WRONG, str(error), "correct --url or JAMJET_URL, and JAMJET_TOKEN")
 

@@ -1,9 +1,10 @@
 """Stands in for the HAProxy binary: corrects the configuration that Serve wrote, then becomes HAProxy.
 
 Serve's configuration opens two ports on every interface (statistics and
-metrics), answers its own errors as ``500 text/plain``, and leaves HAProxy
-running when its manager is killed, holding the port. Its one host is also that
-of every replica's own port. Here the two ports are closed, HAProxy alone listens
+metrics) and its admin socket to every user of the machine, answers its own
+errors as ``500 text/plain``, and leaves HAProxy running when its manager is
+killed, holding the port. Its one host is also that of every replica's own port.
+Here the two ports are closed, the socket is our user's, HAProxy alone listens
 where callers come from, errors become the API's JSON, a GET whose replica died
 unanswered is tried again, and HAProxy dies with the process that started it.
 
@@ -59,6 +60,7 @@ Serve's ``retry-on`` is for every method: what was sent and may have run is repe
 
 The app answers in JSON, so an error in plain text is that of one of Serve's own proxies.
 """
+_ADMIN_SOCKET = re.compile(r"^( *stats socket \S+ mode) 666\b", re.MULTILINE)
 _ERRORFILE = re.compile(r"^ *errorfile .*\n", re.MULTILINE)
 
 
@@ -87,6 +89,8 @@ def error_response(status: int) -> str:
 
 
 def _corrected_section(section: str, host: str, error_folder: str) -> str:
+    if section.startswith("global"):
+        return _ADMIN_SOCKET.sub(r"\1 600", section)
     if section.startswith("defaults"):
         files = "".join(f"    errorfile {status} {error_folder}/{status}.http\n" for status in ERRORS)
         return _ERRORFILE.sub("", section).rstrip("\n") + "\n" + files

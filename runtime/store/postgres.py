@@ -104,6 +104,25 @@ class PostgresDatabase:
         return connection
 
 
+def server_settings(conninfo: str) -> dict[str, str]:
+    """What the server is set to for us: its version, and what the durability of commits goes by.
+
+    Raises:
+        Unavailable: it cannot be reached.
+    """
+    connection = PostgresDatabase(conninfo)._connect()
+    try:
+        rows = connection.execute(
+            "SELECT name, setting FROM pg_settings WHERE name IN"
+            " ('server_version_num', 'fsync', 'full_page_writes', 'synchronous_commit')"
+        ).fetchall()
+    except psycopg.Error as error:
+        raise Unavailable(f"the database cannot be asked: {describe(error)}") from error
+    finally:
+        connection.close()
+    return dict(rows)
+
+
 def is_stale(connection: psycopg.Connection[Any]) -> bool:
     """True: the server has hung up, or has said something unasked, which is that it is about to."""
     if connection.closed or connection.broken:

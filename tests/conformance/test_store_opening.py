@@ -16,6 +16,7 @@ import pytest
 from runtime.errors import BadRequest, Unavailable
 from runtime.store import open_store
 from runtime.store.faulty import FaultyStore
+from runtime.store.postgres import server_settings
 from runtime.store.repository import SqlStore
 from runtime.store.sqlite import SqliteDatabase
 from runtime.store.url import PostgresUrl, SqliteUrl, parse_url, redacted
@@ -186,3 +187,16 @@ async def test_a_file_that_another_process_is_creating_is_waited_for(tmp_path: P
         creator.close()
 
     (await opening).close()
+
+
+def test_postgresql_tells_what_it_is_set_to(postgres_url: str) -> None:
+    found = server_settings(postgres_url)
+
+    assert int(found["server_version_num"]) >= 140_000
+    assert found["fsync"] == found["full_page_writes"] == "off"  # The fixture's.
+    assert found["synchronous_commit"] == "on"
+
+
+def test_postgresql_that_is_not_there_tells_nothing() -> None:
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        server_settings("postgresql://127.0.0.1:9/x")

