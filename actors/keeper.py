@@ -78,7 +78,9 @@ class FleetKeeper:
         """
         await self._look()
         nodes = [node for node in self.view.nodes if node.id not in self.refused]
-        shared = [row for row in executors if row.isolation == "shared" and not row.gone]
+        own = {node.id for node in self.view.nodes}
+        # Those of another cluster on the same database are that one's to keep.
+        shared = [row for row in executors if row.isolation == "shared" and not row.gone and row.node in own]
         if self._is_time_to_measure():
             await self._measure(shared)
             await self._roll_rest(nodes, shared)

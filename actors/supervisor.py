@@ -154,8 +154,11 @@ class Supervisor:
         system = self._store.system
         swept = [*await system.sweep(limit=SWEEP_MAX), *await system.dequeue(limit=SWEEP_MAX)]
         rows = [row for row in swept if self._is_offered_now(row)]
+        own = {node.id for node in self._keeper.view.nodes}
         takers = [
-            row for row in executors if row.isolation == "shared" and row.state == "active" and not row.gone
+            row
+            for row in executors
+            if row.isolation == "shared" and row.state == "active" and not row.gone and row.node in own
         ]
         offers: dict[str, list[str]] = defaultdict(list)
         room = {row.name: row.capacity - row.live for row in takers}

@@ -1,6 +1,6 @@
 """How many API replicas there are: one on each node, and more where many requests are under way.
 
-Serve's controller asks; see ``policy_function`` of a deployment's ``autoscaling_config``.
+Serve's controller asks; see ``policy`` of a deployment's ``autoscaling_config``.
 """
 
 import math
@@ -18,24 +18,30 @@ PER_NODE_MAX = 4
 REPLICAS_MAX = 1_000
 LOOK_EVERY_S = 2.0
 
-_seen: tuple[float, int] = (-LOOK_EVERY_S, 1)
-"""When the nodes were counted, and how many there were: the controller asks ten times a second."""
 
-
-def wanted_replicas(nodes: int, requests: float) -> int:
+def wanted_replicas(nodes: int, requests: float, *, on_every_node: bool) -> int:
     """How many replicas there should be for ``requests`` under way on so many nodes."""
-    return max(nodes, min(math.ceil(requests / REQUESTS_EACH), nodes * PER_NODE_MAX))
+    least = nodes if on_every_node else 1
+    return max(least, min(math.ceil(requests / REQUESTS_EACH), nodes * PER_NODE_MAX))
 
 
-def policy(context: "AutoscalingContext") -> tuple[int, dict[str, Any]]:
-    """Serve's question, once for each of its control rounds; nothing is kept between them."""
-    return wanted_replicas(_nodes(), context.total_num_requests), {}
+class ReplicaPolicy:
+    """Answers Serve's question, once for each of its control rounds: ten times a second.
 
+    Args:
+        on_every_node: whether each node is to have one. A node that has one is never idle, so an autoscaler
+            does not take it back.
+    """
 
-def _nodes() -> int:
-    global _seen
-    now = time.monotonic()
-    if now - _seen[0] >= LOOK_EVERY_S:
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        _seen = (now, max(1, sum(node["Alive"] for node in nodes)))
-    return _seen[1]
+    def __init__(self, on_every_node: bool = True) -> None:
+        self._on_every_node = on_every_node
+        self._nodes = 1
+        self._counted_at = -LOOK_EVERY_S
+
+    def __call__(self, context: "AutoscalingContext") -> tuple[int, dict[str, Any]]:
+        now = time.monotonic()
+        if now - self._counted_at >= LOOK_EVERY_S:
+            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            self._nodes, self._counted_at = max(1, sum(node["Alive"] for node in nodes)), now
+        wanted = wanted_replicas(self._nodes, context.total_num_requests, on_every_node=self._on_every_node)
+        return wanted, {}

@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 APP_NAME = "jamjet"
 MAX_ONGOING_REQUESTS = 1_000
 """In one replica. Each event stream and each ``?wait=`` holds one."""
-AUTOSCALING: dict[str, Any] = {
-    "min_replicas": 1,
-    "max_replicas": REPLICAS_MAX,
-    "upscale_delay_s": 1,
-    "downscale_delay_s": 60,
-    "policy": {"policy_function": "api.replicas:policy"},
-}
 
 
 @serve.deployment(
@@ -74,13 +67,30 @@ def build_app(args: Mapping[str, Any]) -> "Application":
     refuse_many_nodes(settings)
     asyncio.run(prepare_store(settings))
     return _bound(
-        settings, autoscaling_config=AUTOSCALING, max_replicas_per_node=PER_NODE_MAX, max_surge_percent=100
+        settings,
+        num_replicas=None,
+        autoscaling_config=_autoscaling(settings),
+        max_replicas_per_node=PER_NODE_MAX,
     )
 
 
 def build_local_app(args: Mapping[str, Any]) -> "Application":
     """The same for an instance of one machine, whose store is open already: one replica."""
     return _bound(_settings(args))
+
+
+def _autoscaling(settings: Settings) -> dict[str, Any]:
+    """As ``api.replicas`` decides. Where nodes may stand empty of actors, they may of replicas too."""
+    return {
+        "min_replicas": 1,
+        "max_replicas": REPLICAS_MAX,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 60,
+        "policy": {
+            "policy_function": "api.replicas:ReplicaPolicy",
+            "policy_kwargs": {"on_every_node": settings.execution_actors_min > 0},
+        },
+    }
 
 
 async def prepare_store(settings: Settings) -> None:
