@@ -44,6 +44,10 @@ class Api:
         _observe(self._settings)
         _close_internal_port()
 
+    async def digest(self) -> str:
+        """Of the settings and the release that this replica has; for deployments, not for callers."""
+        return self._settings.digest()
+
     def __serve_build_asgi_app__(self) -> "FastAPI":
         return asgi_app(self._settings)
 

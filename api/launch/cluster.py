@@ -21,6 +21,7 @@ from runtime.errors import BadRequest, JamjetError, Unavailable
 
 READY_WITHIN_S = 120.0
 POLL_S = 0.2
+SERVE_ATTEMPTS = 5
 ANSWER_WITHIN_S = 5.0
 
 Say = Callable[[str], None]
@@ -46,11 +47,14 @@ def joined(settings: Settings, address: str, environ: Mapping[str, str]) -> Iter
             " RAY_AUTH_TOKEN_PATH, as on the cluster's nodes"
         )
     import ray
+    import ray.serve
 
     # Ray puts the driver's folder on every worker's path: it must hold nobody's modules.
     here, folder = Path.cwd(), tempfile.mkdtemp(prefix="jamjet-")
     os.chdir(folder)
     sys.argv = [""]
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         ray.init(
             address=address,
@@ -92,15 +96,14 @@ def install(settings: Settings, say: Say) -> dict[str, Any]:
         )
     say(f"joined a cluster of {nodes} node{'s' if nodes != 1 else ''}; migrating the database")
     application = build_app(settings.as_dict())
-    say("the database is ready; starting the API")
-    serve.start(
-        proxy_location="EveryNode",
-        http_options={"host": settings.bind, "port": settings.port},
-        logging_config={"log_level": "WARNING"},
-    )
+    say("the database is ready; starting the API and the actors")
+    # One with other settings is replaced when no replica is left that would start it again.
+    bootstrap.ensure_supervisor(settings)
+    _start_serve(settings)
     _check_serve(settings)
-    serve.run(application, name=APP_NAME, route_prefix="/")
-    say("the API is up; starting the actors")
+    if not _is_deployed(settings):
+        serve.run(application, name=APP_NAME, route_prefix="/")
+    say("the API is up; waiting for the actors")
     bootstrap.renew_supervisor(settings)
     asyncio.run(_ready(settings))
     return {"url": url_of(settings), "nodes": nodes}
@@ -133,6 +136,26 @@ def url_of(settings: Settings) -> str:
     return f"http://{bracketed(reachable_host(settings.bind))}:{settings.port}"
 
 
+def _start_serve(settings: Settings) -> None:
+    """Start Serve where it does not run. While much else starts, it may give up its first proxies."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    for attempt in range(SERVE_ATTEMPTS):
+        try:
+            serve.start(
+                proxy_location="EveryNode",
+                http_options={"host": settings.bind, "port": settings.port},
+                logging_config={"log_level": "WARNING"},
+            )
+        except (RayError, TimeoutError) as error:
+            problem = _first_line(error)
+            time.sleep(attempt + 1)
+        else:
+            return
+    raise NoCluster(f"Serve did not start: {problem}")
+
+
 def _check_serve(settings: Settings) -> None:
     """Serve keeps the address and port that it was started with."""
     from ray.serve.context import _get_global_client
@@ -144,6 +167,24 @@ def _check_serve(settings: Settings) -> None:
             f"Serve listens on {options.host}:{options.port} already, and is to listen on"
             f" {settings.bind}:{settings.port}: use that address, or end it with `jamjet down`"
         )
+
+
+def _is_deployed(settings: Settings) -> bool:
+    """Whether replicas with these settings run: Serve itself replaces replicas at every deployment."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    from api.serve import APP_NAME
+
+    present = serve.status().applications.get(APP_NAME)
+    if present is None or present.status != "RUNNING":
+        return False
+    try:
+        told = serve.get_app_handle(APP_NAME).digest.remote().result(timeout_s=ANSWER_WITHIN_S)
+    except (TimeoutError, RayServeException, RayError):
+        return False
+    return bool(told == settings.digest())
 
 
 def _is_one_machine() -> bool:
