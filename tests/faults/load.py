@@ -7,21 +7,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.fixtures.server import Server, eventually
+from tests.fixtures.server import Api, eventually
 
 CLIENTS = 8
 LATE_S = 1.0
 """How much earlier than its commit a completion may be dated: a turn is dated when it is decided."""
 
 
-FUNCTIONS = {"record": {"one", "three", "four"}, "record-approved": {"one", "two"}}
+FUNCTIONS = {
+    "record": {"one", "three", "four"},
+    "record-approved": {"one", "two"},
+    "record-late": {"one", "two"},
+}
 """By workflow: the nodes whose function leaves a line in the journal."""
+WORKFLOWS = ("record", "record-late", "record", "record-approved")
+"""Of four executions in a row: the second waits for a timer, the last for an approval."""
 
 
 class Load:
     """Starts executions, each under an Idempotency-Key of its own, and remembers what it was told."""
 
-    def __init__(self, server: Server, journal: Path) -> None:
+    def __init__(self, server: Api, journal: Path) -> None:
         self._server = server
         self._journal = journal
         self._pool = ThreadPoolExecutor(CLIENTS)
@@ -36,7 +42,7 @@ class Load:
             self.started[key] = execution_id
 
     def _start(self, number: int) -> tuple[str, str]:
-        """Start one; of four, one waits for an approval and gets it at once."""
+        """Start one; one that waits for an approval gets it at once."""
         key = uuid.uuid4().hex
         execution_id = self._post(key, number)
         if number % 4 == 3:
@@ -44,17 +50,24 @@ class Load:
         return key, execution_id
 
     def _post(self, key: str, number: int) -> str:
-        workflow_id = "record-approved" if number % 4 == 3 else "record"
-        body = {"workflow_id": workflow_id, "input": {"journal": str(self._journal), "number": number % 4}}
+        body = {
+            "workflow_id": WORKFLOWS[number % 4],
+            "input": {"journal": str(self._journal), "number": number % 4},
+        }
         status, answer = self._server.persist("POST", "/executions", body, key=key, within_s=90)
         assert status == 201, answer
-        return str(answer["execution_id"])
+        execution_id = str(answer["execution_id"])
+        # G11: whoever is asked next knows of it.
+        assert self._server.execution(execution_id)["workflow_id"] == body["workflow_id"]
+        return execution_id
 
     def _approve(self, execution_id: str) -> None:
         self._server.await_status(execution_id, "paused", within_s=90)
         path = f"/executions/{execution_id}/approve"
         status, answer = self._server.persist("POST", path, {"decision": "approved"}, within_s=90)
         assert status == 200, answer
+        waits = self._server.execution(execution_id)["waiting_on"]
+        assert "approval" not in [wait["type"] for wait in waits], "G11: an old pause was read"
 
     def finish(self, within_s: float = 120) -> None:
         """Wait until everything has ended."""

@@ -1,0 +1,236 @@
+"""Three Ray nodes on PostgreSQL, under load through REST, while what they consist of is killed or stopped.
+
+After each: everything that was acknowledged is there and ends, once (``Load.check``), and the promises
+hold of every execution in the database (``check_promises``).
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import LONG
+from tests.faults.load import Load
+from tests.faults.lost_node import held_by, stood_still, three_steps
+from tests.faults.promises import check_promises
+from tests.fixtures.cluster import RayCluster
+from tests.fixtures.postgres import PostgresServer
+from tests.fixtures.server import eventually
+from tests.fixtures.workflows import ALL, FUNCTIONS, chain
+
+pytestmark = pytest.mark.timeout(900)
+
+NODES = 3
+ROUNDS, LIVE = (6, 120) if LONG else (1, 40)
+KINDS = ("ExecutionActor", "NodeWorker", "Supervisor", "AgentRegistry", "ServeReplica", "HAProxyManager")
+MANY = 1_000 if LONG else 300
+CLIENTS = 32
+TAKEN_OVER_WITHIN_S = 15.0
+ANSWERED_AFTER_S = 0.3
+CALL = {"type": "http", "method": "POST", "url": "{{ state.url }}", "body": {}}
+CALLS = chain("call", **{f"c{number}": {"kind": CALL} for number in range(4)})
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres_server: PostgresServer) -> Iterator[RayCluster]:
+    url = postgres_server.create_database(migrated=False)
+    with RayCluster(url, {"steps.py": FUNCTIONS}) as running:
+        running.start(NODES)
+        running.up()
+        running.await_actors(NODES)
+        for ir in (*ALL, CALLS):
+            running.register(ir)
+        yield running
+
+
+@pytest.fixture
+def load(cluster: RayCluster, tmp_path: Path) -> Iterator[Load]:
+    made = Load(cluster, tmp_path / "journal")
+    yield made
+    made.close()
+
+
+class Counted(ThreadingHTTPServer):
+    """A server that counts calls by their Idempotency-Key, and takes its time to answer."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Counting)
+        self.calls: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class _Counting(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Counted)
+        self.server.calls[self.headers["Idempotency-Key"]] += 1
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        time.sleep(ANSWERED_AFTER_S)
+        with contextlib.suppress(ConnectionError):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def counted() -> Iterator[Counted]:
+    with Counted() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def settle(cluster: RayCluster, load: Load, *, besides: int = 0) -> None:
+    """Let everything end, and look at all of it."""
+    load.keep(LIVE)
+    load.finish()
+    load.check(besides=besides)
+    seen = check_promises(cluster.database)
+    assert seen.statuses.keys() <= {"completed"}
+    assert seen.timers > 0
+    assert seen.decisions > 0
+
+
+@pytest.mark.parametrize("kinds", [(kind,) for kind in KINDS] if LONG else [KINDS], ids="-".join)
+def test_processes_are_killed(cluster: RayCluster, load: Load, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        for number in range(ROUNDS):
+            load.keep(LIVE)
+            kill_one(cluster, f"ray::{kind}", number)
+    settle(cluster, load)
+
+
+def kill_one(cluster: RayCluster, title: str, number: int) -> None:
+    """Kill one of the processes with a title, and wait until another has taken its place."""
+    before = eventually(lambda: cluster.pids(title), what=f"a {title}")
+    os.kill(before[number % len(before)], signal.SIGKILL)
+    eventually(lambda: set(cluster.pids(title)) - set(before), within_s=60, what=f"another {title}")
+
+
+def test_two_supervisors_at_once(cluster: RayCluster, load: Load) -> None:
+    other = (
+        "import ray; from actors import options; from actors.settings import load_settings;"
+        " from actors.supervisor import Supervisor;"
+        f" ray.init(address='{cluster.address}', namespace='jamjet', log_to_driver=False, logging_level='ERROR');"
+        " made = options.supervisor('supervisor-2', 'jamjet');"
+        " actor = options.remote(Supervisor).options(**made).remote(load_settings().as_dict());"
+        " ray.get(actor.describe.remote()); print('ready', flush=True); input(); ray.kill(actor)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", other],
+        env=cluster.environment,
+        cwd=cluster.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        assert len(cluster.pids("ray::Supervisor")) == 2
+        load.keep(LIVE)
+        os.kill(max(cluster.pids("ray::ExecutionActor")), signal.SIGKILL)
+        settle(cluster, load)
+        process.stdin.write("\n")
+        process.stdin.close()
+
+
+def test_a_node_stalls_and_goes_on(cluster: RayCluster, load: Load, counted: Counted) -> None:
+    """Its executions are taken over; when it goes on, it commits nothing, and sends one late call at most."""
+    load.keep(LIVE)
+    node = cluster.nodes[-1]
+    calling = [cluster.start_execution("call", {"url": counted.url}) for _ in range(12)]
+    here = eventually(
+        lambda: set(held_by(cluster.database, node.id)[1]) & set(calling), what="executions on the node"
+    )
+    stopped = cluster.pids_of(node)
+    # Its HAProxy, stopped too, shares the port with the others': a client that hears nothing asks again.
+    cluster.timeout_s = 4.0
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        eventually(
+            lambda: not here & set(held_by(cluster.database, node.id)[1]),
+            within_s=TAKEN_OVER_WITHIN_S,
+            what="other owners",
+        )
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        cluster.timeout_s = 65.0
+    for execution_id in calling:
+        cluster.await_status(execution_id, "completed")
+    settle(cluster, load, besides=len(calling))
+    for execution_id in calling:
+        started = Counter(e["node_id"] for e in cluster.events(execution_id) if e["kind"] == "NodeStarted")
+        for node_id, attempts in started.items():
+            calls = counted.calls[f"{execution_id}:{node_id}:1"]
+            assert 1 <= calls <= attempts + 1, f"{execution_id} {node_id}: {calls} calls, {attempts} attempts"
+    assert not {key for key in counted.calls if key.split(":")[0] not in calling}, "calls under other keys"
+
+
+def test_a_node_is_lost(cluster: RayCluster) -> None:
+    """Executions of three 200 ms steps, a third of them on the node."""
+    cluster.register(three_steps())
+    lost = cluster.nodes[-1]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        started = [pool.submit(cluster.start_execution, "three-slow") for _ in range(MANY)]
+        eventually(lambda: held_by(cluster.database, lost.id)[1], what="executions on the node")
+        wait(started[: MANY // 3])
+        killed_at, held = held_by(cluster.database, lost.id)
+        cluster.kill_node(lost)
+        ids = [one.result() for one in started]
+    assert len(set(ids)) == MANY
+    eventually(
+        lambda: cluster.persist("GET", "/executions?status=running")[1]["total"] == 0,
+        within_s=120,
+        what="the end of all",
+    )
+    seen = check_promises(cluster.database)
+    assert seen.statuses.keys() == {"completed"}
+    assert held, "the lost node held executions"
+    sys.stdout.write(f"\n{MANY} executions, a node lost: {stood_still(cluster.database, held, killed_at)}\n")
+
+
+def test_a_node_joins_and_takes_new_work(cluster: RayCluster, load: Load) -> None:
+    assert len(cluster.nodes) == NODES - 1
+    load.keep(LIVE)
+    began = time.monotonic()
+    node = cluster.add_node()
+    joined = time.monotonic()
+    while not held_by(cluster.database, node.id)[1]:
+        load.keep(LIVE)
+        assert time.monotonic() - joined < 60, "the new node takes no work"
+    took = time.monotonic() - joined
+    sys.stdout.write(f"\na node joined within {joined - began:.1f} s and took work {took:.1f} s later\n")
+    settle(cluster, load)
+
+
+def test_it_is_taken_away_and_put_back(cluster: RayCluster, load: Load) -> None:
+    load.keep(LIVE)
+    assert "actors ended" in cluster.down("--within", "2")
+    assert "nothing of ours was running" in cluster.down()
+    assert not cluster.pids("ray::ExecutionActor")
+    cluster.up()
+    cluster.up()
+    cluster.await_actors(NODES)
+    settle(cluster, load)
