@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runtime.store.port import OWNER_GONE_MS
 from tests.faults.conftest import LONG
 from tests.fixtures.postgres import RestartablePostgres, restartable_postgres
 from tests.fixtures.server import Server, eventually
@@ -194,3 +195,19 @@ def test_connections_are_cut_again_and_again(server: Server, postgres: Restartab
         return troubles
 
     under_load(server, cut)
+
+
+def test_the_database_is_away_for_longer_than_an_owner_may_be_silent(
+    server: Server, postgres: RestartablePostgres
+) -> None:
+    owners = set(server.pids("ray::ExecutionActor"))
+
+    def away() -> list[float]:
+        time.sleep(2)
+        gone_at = time.monotonic()
+        postgres.away(OWNER_GONE_MS / 1_000 + 3)
+        time.sleep(2)
+        return [gone_at]
+
+    under_load(server, away)
+    assert owners <= set(server.pids("ray::ExecutionActor")), "owners that could not beat were declared dead"
