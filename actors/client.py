@@ -43,8 +43,8 @@ log = logging.getLogger("jamjet.client")
 START_WITHIN_S = 0.5
 SIGNAL_WITHIN_S = 5.0
 HOPS_MAX = 3
-OWNERS_MAX = 10_000
-"""Executions whose owner is remembered."""
+OWNERS_MAX = 4_000
+"""Executions whose owner is remembered: about as many as its actors remember after they have parked."""
 PAUSE_S = 0.05
 FIGURES_S = 1.0
 SUPERVISOR_CHECK_S = 2.0

@@ -49,6 +49,7 @@ from runtime.state import (
 )
 from runtime.store.history import fold_stored
 from runtime.store.port import (
+    OWNER_GONE_MS,
     TERMINAL_STATUSES,
     Admission,
     EventRow,
@@ -148,6 +149,8 @@ class ExecutionHost:
         self._queueing: set[str] = set()
         """Tenants of which executions wait for a slot, as far as this host has seen."""
         self._beat_at = 0.0
+        self._trusts_silence_at = 0.0
+        """Until then others may only look silent: they too could not beat. By the event loop's clock."""
         self.draining = False
 
     # --- what others ask ------------------------------------------------------------------------
@@ -227,6 +230,8 @@ class ExecutionHost:
 
     def beat(self, sent_at: float) -> None:
         """A heartbeat that was sent at ``sent_at`` (the event loop's clock) is acknowledged."""
+        if self._beat_at and sent_at - self._beat_at > LEASE_DOUBTFUL_S:
+            self._trusts_silence_at = sent_at + OWNER_GONE_MS / 1_000
         self._beat_at = max(self._beat_at, sent_at)
 
     async def reconcile(self) -> None:
@@ -353,14 +358,18 @@ class ExecutionHost:
         """Whether an owner need no longer be respected. Being gone is made final first.
 
         Otherwise a silent owner could beat again while it is being taken over, and
-        trust its lease.
+        trust its lease. After an outage of the store all owners look silent.
         """
         for executor in await self._store.system.executors():
             if executor.incarnation == incarnation:
-                if not executor.gone:
+                if not executor.gone or (executor.state != "dead" and not self._trusts_silence()):
                     return False
                 await self._store.system.mark_dead((incarnation,))
         return True
+
+    def _trusts_silence(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now >= self._trusts_silence_at and not self._lease_is_doubtful()
 
     # --- the mailbox ----------------------------------------------------------------------------
 

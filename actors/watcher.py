@@ -18,7 +18,8 @@ from actors.listener import Listener, Token
 POLL_S = 10.0
 FALLBACK_S = 1.0
 """A waiter looks for itself after this: what moved elsewhere is late by no more."""
-RECENT_MAX = 10_000
+RECENT_MAX = 4_000
+"""Executions whose last move is remembered: several seconds of them, where a waiter comes late by ms."""
 PAUSE_S = 0.2
 
 

@@ -130,7 +130,7 @@ def test_two_supervisors_at_once(cluster: RayCluster, load: Load) -> None:
     other = (
         "import ray; from actors import options; from actors.settings import load_settings;"
         " from actors.supervisor import Supervisor;"
-        f" ray.init(address='{cluster.address}', namespace='jamjet', log_to_driver=False, logging_level='ERROR');"
+        f" ray.init('{cluster.address}', namespace='jamjet', log_to_driver=False, logging_level='ERROR');"
         " made = options.supervisor('supervisor-2', 'jamjet');"
         " actor = options.remote(Supervisor).options(**made).remote(load_settings().as_dict());"
         " ray.get(actor.describe.remote()); print('ready', flush=True); input(); ray.kill(actor)"

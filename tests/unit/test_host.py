@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from actors.host import ExecutionHost
+from actors.host import ExecutionHost, Redirect
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
 from runtime import jsonvalue
@@ -17,7 +18,7 @@ from runtime.errors import Conflict, NotFound, Unavailable
 from runtime.graph import encode_graph
 from runtime.ir import RegistrationPolicy, compile_ir
 from runtime.store.memory import MemoryStore
-from runtime.store.port import ExecutorRow, Outcome, Turn, WorkflowRow
+from runtime.store.port import OWNER_GONE_MS, ExecutorRow, Outcome, Turn, WorkflowRow
 from tests.fixtures.workflows import APPROVE
 
 NOW = 1_700_000_000_000
@@ -58,7 +59,8 @@ class World:
     """One host over one database."""
 
     def __init__(self) -> None:
-        self.store = MemoryStore(lambda: NOW)
+        self.now = NOW
+        self.store = MemoryStore(lambda: self.now)
         self.database = self.store.database
         self.journal = self.store.journal = Journal(self.store)  # type: ignore[assignment]
         self.host = ExecutionHost(
@@ -72,12 +74,7 @@ class World:
         self.host.beat(1e12)
 
     async def open(self) -> None:
-        await self.store.system.register_executor(
-            ExecutorRow(
-                incarnation="a#1", name="a", node="n", pid=1, isolation="shared", capacity=9, live=0,
-                state="active", started_at=0, heartbeat_at=0,
-            )
-        )  # fmt: skip
+        await self.registered("a")
         graph = compile_ir(APPROVE, RegistrationPolicy(("steps",), frozenset())).graph
         row = WorkflowRow(
             workflow_id="approve",
@@ -88,6 +85,15 @@ class World:
             created_at=0,
         )
         await self.store.tenant("t").register_workflow(row)
+
+    async def registered(self, name: str) -> None:
+        """An actor of this name, in its first life, has beaten just now."""
+        await self.store.system.register_executor(
+            ExecutorRow(
+                incarnation=f"{name}#1", name=name, node="n", pid=1, isolation="shared", capacity=9, live=0,
+                state="active", started_at=0, heartbeat_at=0,
+            )
+        )  # fmt: skip
 
     async def paused(self) -> None:
         """``exec_1`` waits for its approval."""
@@ -168,3 +174,43 @@ async def test_another_tenants_execution_is_unknown(world: World) -> None:
     with pytest.raises(NotFound):
         await world.host.signal(request)
     assert world.database.executions["exec_1"].status == "paused"
+
+
+async def owned_by_another(world: World) -> None:
+    """``b#1`` owns ``exec_1``, and nobody has beaten for so long that all look gone."""
+    await world.paused()
+    await world.registered("b")
+    world.host._parked.clear()
+    rows = world.database.executions
+    rows["exec_1"] = msgspec.structs.replace(rows["exec_1"], owner="b#1")
+    world.now += OWNER_GONE_MS + 1_000
+
+
+async def state_of_the_other(world: World) -> str:
+    return next(row.state for row in await world.store.system.executors() if row.incarnation == "b#1")
+
+
+async def test_a_silent_owner_is_taken_over_by_one_that_has_beaten_all_the_while(world: World) -> None:
+    await owned_by_another(world)
+    assert (await world.approve("user-1"))["accepted"]
+    assert await state_of_the_other(world) == "dead"
+
+
+async def test_after_an_outage_of_the_store_others_may_beat_before_they_are_taken_over(world: World) -> None:
+    await owned_by_another(world)
+    now = asyncio.get_running_loop().time()
+    world.host._beat_at = now - 60
+    for _ in ("while it cannot beat itself", "just after it could"):
+        with pytest.raises(Redirect):
+            await world.approve("user-1")
+        assert await state_of_the_other(world) == "active"
+        world.host.beat(now)
+    world.host._trusts_silence_at = now
+    assert (await world.approve("user-1"))["accepted"]
+
+
+async def test_who_was_declared_dead_is_taken_over_after_an_outage_too(world: World) -> None:
+    await owned_by_another(world)
+    await world.store.system.mark_dead(("b#1",))
+    world.host._beat_at = asyncio.get_running_loop().time() - 60
+    assert (await world.approve("user-1"))["accepted"]
