@@ -36,7 +36,7 @@ from runtime import demand
 from runtime.errors import JamjetError, NotFound, OutcomeUnknown, Overloaded, Unavailable
 from runtime.ids import DEFAULT_TENANT
 from runtime.store import open_store
-from runtime.store.port import TERMINAL_STATUSES, Store
+from runtime.store.port import Store
 
 log = logging.getLogger("jamjet.client")
 
@@ -250,11 +250,8 @@ class RayExecutions:
         await self._directory.refresh()
         if row.owner is not None and self._directory.is_alive(row.owner):
             return await self._courier(names.actor_of(row.owner))
-        if row.isolation != "dedicated" or row.status in TERMINAL_STATUSES:
-            return await self._least_loaded()
-        resources = msgspec.json.decode(row.resources) if row.resources else None
-        handle = await ask_ray(fleet.dedicated_actor, self._settings, execution_id, resources)
-        return Courier(names.dedicated_execution_actor(execution_id), handle, self._sender)
+        # One that has an actor of its own gets it when there is something to run.
+        return await self._least_loaded()
 
     def _remember(self, execution_id: str, owner: str) -> None:
         self._owners[execution_id] = owner

@@ -196,6 +196,7 @@ class ExecutionActor:
             chance=random.random,
             env=settings.readable_env(),
             seats_max=1 if self._execution_id else settings.live_max,
+            runs_dedicated=self._execution_id is not None,
             on_moved=self._feed.moved,
             observer=HostObserver(self._metrics),
         )

@@ -87,6 +87,7 @@ class _Parked(NamedTuple):
     epoch: int
     state: ExecutionState
     snapshot_bytes: int
+    elsewhere: bool
 
 
 class Redirect(JamjetError):
@@ -114,7 +115,8 @@ class ExecutionHost:
     Args:
         incarnation: this life's name, ``{actor name}#{random}``, as the store has it.
         seats_max: how many executions it holds; further starts are only recorded.
-        spawn: runs a coroutine as a task; the simulation passes its own.
+        runs_dedicated: whether dedicated executions run here too. Where not, signals to them are decided and
+            committed here when nobody has them, and what is to run is left to the actor of their own.
     """
 
     def __init__(
@@ -128,11 +130,13 @@ class ExecutionHost:
         chance: Callable[[], float],
         env: dict[str, str] | None = None,
         seats_max: int = 5_000,
+        runs_dedicated: bool = True,
         on_moved: Callable[[str, int, bool], None] = lambda execution_id, sequence, settled: None,
         observer: HostObserver | None = None,
     ) -> None:
         self.incarnation = incarnation
         self.seats_max = seats_max
+        self._runs_dedicated = runs_dedicated
         self._store = store
         self._plans = plans
         self._runner = runner
@@ -314,6 +318,7 @@ class ExecutionHost:
                 parked.tenant_id, parked.state.workflow_id, parked.state.workflow_version
             )
             seat = Seat(parked.tenant_id, plan, parked.state, parked.epoch)
+            seat.elsewhere = parked.elsewhere
             seat.snapshot_bytes = seat.unmeasured_bytes = parked.snapshot_bytes
             return seat
         stored = await self._store.system.stored_execution(execution_id)
@@ -327,6 +332,7 @@ class ExecutionHost:
             raise Redirect(f"execution {execution_id} is owned by {row.owner}", owner=row.owner)
         plan = await self._plans.get(row.tenant_id, row.workflow_id, row.workflow_version)
         seat = Seat(row.tenant_id, plan, fold_stored(stored, plan), row.owner_epoch)
+        seat.elsewhere = row.isolation == "dedicated" and not self._runs_dedicated
         seat.tail_bytes = sum(len(event.data) for event in stored.tail)
         seat.snapshot_bytes = len(stored.snapshot or "")
         seat.unmeasured_bytes = seat.tail_bytes + seat.snapshot_bytes
@@ -346,6 +352,8 @@ class ExecutionHost:
 
     def _first_signals(self, seat: Seat, begin: bool) -> list[sg.Signal]:
         """What a loaded execution is told. A suspended one must not go on before it is held."""
+        if seat.elsewhere:
+            return []
         if begin and seat.state.held == "slot":
             return [sg.Release(reason="slot")]
         if not self._tenants.is_active(seat.tenant_id):
@@ -407,6 +415,8 @@ class ExecutionHost:
             self._drop(seat)
         finally:
             seat.pumping = False
+            if seat.elsewhere and not seat.mailbox and not seat.dropped:
+                self._drop(seat)
             if seat.dropped:
                 refuse_all(seat.mailbox, Redirect("the execution moved away", owner=None))
 
@@ -419,7 +429,7 @@ class ExecutionHost:
         decisions, refusals = self._decide(seat, batch)
         state = decisions[-1][1].state if decisions else seat.state
         events = [event for _, decision in decisions for event in decision.events]
-        is_first_of_ours = not seat.taken and not is_terminal(seat.state)
+        is_first_of_ours = not seat.taken and not seat.elsewhere and not is_terminal(seat.state)
         if not events and not (is_first_of_ours and decisions):
             answer_all(decisions, refusals)
             return
@@ -497,7 +507,7 @@ class ExecutionHost:
         next_wake = wake_at(state)
         runnable = has_work(state)
         passive = not runnable and (next_wake is None or next_wake > now + PASSIVATE_AFTER_MS)
-        unplaced = seat.new is not None and _only_recorded(decisions)
+        unplaced = seat.elsewhere or (seat.new is not None and _only_recorded(decisions))
         tail_bytes = seat.tail_bytes + sum(len(row.data) for row in rows)
         wants_snapshot = (passive and not unplaced) or tail_bytes > max(
             seat.snapshot_bytes, SNAPSHOT_TAIL_BYTES_MIN
@@ -584,7 +594,7 @@ class ExecutionHost:
             seat.tail_bytes += grown
         else:
             seat.tail_bytes, seat.snapshot_bytes = 0, len(turn.snapshot)
-        for _, decision in decisions:
+        for _, decision in decisions if not seat.elsewhere else ():
             for effect in decision.effects:
                 if isinstance(effect, RunNode):
                     self._perform(seat, effect)
@@ -650,7 +660,7 @@ class ExecutionHost:
         self._drop(seat, keep_mail=True)
         if not is_terminal(seat.state) and not turn.runnable:
             self._parked[seat.execution_id] = _Parked(
-                seat.tenant_id, seat.epoch, seat.state, seat.snapshot_bytes
+                seat.tenant_id, seat.epoch, seat.state, seat.snapshot_bytes, seat.elsewhere
             )
             while len(self._parked) > PARKED_STATES_MAX:
                 self._parked.popitem(last=False)

@@ -21,15 +21,13 @@ from actors import fleet, names
 from actors.cluster import ask_ray, cluster_view
 from actors.named import NamedActors
 from actors.nodes import ClusterNode, ClusterView
-from actors.placement import ONE_NODE, Plan, Work, is_usable, plan, wanted_actors
+from actors.placement import ONE_NODE, SPARES, Plan, Work, is_usable, plan, wanted_actors
 from actors.settings import Settings
 from runtime.errors import Unavailable
 from runtime.store.port import ExecutorRow
 
 log = logging.getLogger("jamjet.keeper")
 
-SPARES = 1
-"""Warm ExecutionActors a node beside those that take work, for the moment when one is lost."""
 LOAD_WITHIN_S = 1.0
 LOAD_EVERY_S = 2.0
 SMOOTHING = 0.4

@@ -12,6 +12,8 @@ BUSY_AIM = 0.7
 """The share of a CPU that an actor is meant to use: beyond it, another one helps."""
 SEATS_AIM = 0.8
 """The share of its seats."""
+SPARES = 1
+"""Warm ExecutionActors a node beside those that take work, for the moment when one is lost."""
 CPUS_PER_ACTOR = 2
 """The other one is for the functions that an actor calls, and for the rest of the node."""
 

@@ -59,6 +59,8 @@ class Seat:
         self.state = state
         self.epoch = epoch
         """The epoch at which the row stands."""
+        self.elsewhere = False
+        """It runs in an actor of its own: here signals to it are only decided, while nobody has it."""
         self.taken = False
         """Whether the row has our name on it, under ``epoch``."""
         self.new: NewExecution | None = None

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.audit_key import signing_key
+from actors.placement import SPARES
 from actors.settings import Settings
 from api.launch import watchdog
 from api.launch.environment import PORTS, ray_environment, write_haproxy
@@ -348,9 +350,14 @@ def _plan(settings: Settings, folder: Path, app: str) -> Plan:
         settings=settings.as_dict(),
         folder=str(folder),
         app=app,
-        num_cpus=max(_CPUS_MIN, os.cpu_count() or 1),
+        num_cpus=max(_CPUS_MIN, os.cpu_count() or 1) + _cpus_of_ours(settings),
         debug=_is_debug(settings),
     )
+
+
+def _cpus_of_ours(settings: Settings) -> int:
+    """What our own actors count for with Ray: users are to have all of the machine's CPUs to ask for."""
+    return math.ceil((settings.execution_actors_min + SPARES) * settings.execution_actor_cpus)
 
 
 def _is_debug(settings: Settings) -> bool:

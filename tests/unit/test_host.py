@@ -63,15 +63,20 @@ class World:
         self.store = MemoryStore(lambda: self.now)
         self.database = self.store.database
         self.journal = self.store.journal = Journal(self.store)  # type: ignore[assignment]
-        self.host = ExecutionHost(
-            incarnation="a#1",
+        self.host = self.another("a#1")
+
+    def another(self, incarnation: str, *, runs_dedicated: bool = True) -> ExecutionHost:
+        host = ExecutionHost(
+            incarnation=incarnation,
             store=self.store,
             plans=PlanCache(self.store.system),
             runner=Runner(),
             clock=Clock(),
             chance=lambda: 0.0,
+            runs_dedicated=runs_dedicated,
         )
-        self.host.beat(1e12)
+        host.beat(1e12)
+        return host
 
     async def open(self) -> None:
         await self.registered("a")
@@ -109,6 +114,26 @@ class World:
         async with asyncio.timeout(5):
             while self.database.executions["exec_1"].status != "paused":  # noqa: ASYNC110
                 await asyncio.sleep(0)
+
+    async def paused_dedicated(self) -> None:
+        """``exec_1`` waits for its approval, and its own actor has left; ``host`` is a shared one now."""
+        await self.host.start(
+            StartRequest(
+                tenant_id="t",
+                execution_id="exec_1",
+                workflow_id="approve",
+                workflow_version="1.0.0",
+                input={"n": 1},
+                isolation="dedicated",
+            )
+        )
+        assert self.database.executions["exec_1"].owner is None
+        await self.host.activate(["exec_1"])
+        async with asyncio.timeout(5):
+            while self.database.executions["exec_1"].status != "paused":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        await self.host.close()
+        self.host = self.another("b#1", runs_dedicated=False)
 
     def approve(self, name: str, **fields: Any) -> asyncio.Task[dict[str, Any]]:
         signal = sg.Approve(
@@ -214,3 +239,41 @@ async def test_who_was_declared_dead_is_taken_over_after_an_outage_too(world: Wo
     await world.store.system.mark_dead(("b#1",))
     world.host._beat_at = asyncio.get_running_loop().time() - 60
     assert (await world.approve("user-1"))["accepted"]
+
+
+async def test_a_signal_to_a_dedicated_execution_is_decided_here_and_run_by_its_own_actor(
+    world: World,
+) -> None:
+    await world.paused_dedicated()
+    assert (await world.approve("ann"))["accepted"]
+    row = world.database.executions["exec_1"]
+    assert (row.owner, row.runnable, row.status) == (None, True, "running")
+    assert world.host.live == 0
+    events = await world.store.tenant("t").events("exec_1")
+    assert [e.node_id for e in events if e.type == "node_completed"] == ["draft", "gate"], "nothing ran here"
+
+    own = world.another("execution:exec_1#1")
+    await own.activate(["exec_1"])
+    async with asyncio.timeout(5):
+        while world.database.executions["exec_1"].status != "completed":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    events = await world.store.tenant("t").events("exec_1")
+    assert [e.sequence for e in events] == list(range(1, len(events) + 1))
+    await own.close()
+
+
+async def test_a_dedicated_execution_that_never_ran_can_be_cancelled(world: World) -> None:
+    await world.paused_dedicated()
+    request = SignalRequest(tenant_id="t", execution_id="exec_1", signal=sg.Cancel(signal_id="c"))
+    assert (await world.host.signal(request))["status"] == "cancelled"
+    assert world.database.executions["exec_1"].status == "cancelled"
+    assert world.host.live == 0
+
+
+async def test_a_refused_signal_to_a_dedicated_execution_leaves_nothing_behind(world: World) -> None:
+    await world.paused_dedicated()
+    before = world.database.executions["exec_1"]
+    (answer,) = await told([world.approve("ann", node_id="draft")])
+    assert isinstance(answer, Conflict | NotFound)
+    assert world.database.executions["exec_1"] == before
+    assert world.host.live == 0
