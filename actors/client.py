@@ -50,6 +50,7 @@ FIGURES_S = 1.0
 SUPERVISOR_CHECK_S = 2.0
 TELL_AFTER_S = 0.01
 SEEN_S = 1.0
+EXPECTED_S = 30.0
 
 
 @contextlib.asynccontextmanager
@@ -96,6 +97,8 @@ class RayExecutions:
         """Starts that each actor has taken since its load was read."""
         self._placed_since = 0
         self._seen, self._seen_at = ClusterView(), -SEEN_S
+        self._expected: dict[str, float] = {}
+        """Actors that were just made, and are followed although they have not begun; until when."""
         self._tasks: list[asyncio.Task[None]] = []
         self._telling = False
 
@@ -146,6 +149,9 @@ class RayExecutions:
             # Where Ray does not answer now, the Supervisor's sweep does it.
             with contextlib.suppress(Unavailable):
                 await ask_ray(fleet.dedicated_actor, self._settings, request.execution_id, request.resources)
+                name = names.dedicated_execution_actor(request.execution_id)
+                self._expected[name] = asyncio.get_running_loop().time() + EXPECTED_S
+                await self._follow(name)
 
     async def signal(self, request: SignalRequest) -> dict[str, Any]:
         """See ``actors.port.Executions.signal``."""
@@ -288,17 +294,25 @@ class RayExecutions:
     async def _keep_following(self) -> None:
         """One long call to each actor that may own executions."""
         while True:
-            wanted = self._directory.owners()
+            owners = self._directory.owners()
+            now = asyncio.get_running_loop().time()
+            self._expected = {
+                name: until for name, until in self._expected.items() if name not in owners and until > now
+            }
+            wanted = owners | self._expected.keys()
             for name in self._followed.keys() - wanted:
                 self._followed.pop(name).cancel()
                 self._couriers.pop(name, None)
                 self._actors.forget(name)
             for name in wanted - self._followed.keys():
-                courier = await self._courier(name)
-                if courier is not None:
-                    follow = self._watcher.follow(courier.handle)
-                    self._followed[name] = asyncio.get_running_loop().create_task(follow)
+                await self._follow(name)
             await asyncio.sleep(PAUSE_S * 4)
+
+    async def _follow(self, name: str) -> None:
+        courier = await self._courier(name)
+        if courier is not None and name not in self._followed:
+            follow = self._watcher.follow(courier.handle)
+            self._followed[name] = asyncio.get_running_loop().create_task(follow)
 
     async def _keep_supervisor(self) -> None:
         """Start the Supervisor anew if it is missing."""

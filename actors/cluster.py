@@ -46,6 +46,7 @@ def _look() -> ClusterView:
         ClusterNode(
             id=node["NodeID"],
             address=node["NodeManagerAddress"],
+            port=node["NodeManagerPort"],
             machine=Machine(
                 total=node["Resources"], free=free.get(node["NodeID"], {}), labels=node.get("Labels") or {}
             ),

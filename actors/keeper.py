@@ -23,6 +23,7 @@ from actors.named import NamedActors
 from actors.nodes import ClusterNode, ClusterView
 from actors.placement import ONE_NODE, SPARES, Plan, Work, is_usable, plan, wanted_actors
 from actors.settings import Settings
+from actors.warm import WarmPool
 from runtime.errors import Unavailable
 from runtime.store.port import ExecutorRow
 
@@ -52,6 +53,7 @@ class FleetKeeper:
     def __init__(self, settings: Settings, actors: NamedActors) -> None:
         self._settings = settings
         self._actors = actors
+        self._warm = WarmPool(settings.warm_actors)
         self._digest = settings.digest()
         self._here: str = ray.get_runtime_context().get_node_id()
         self._busy = 0.0
@@ -91,6 +93,7 @@ class FleetKeeper:
         await self._retire(nodes, shared, planned)
         await self._clear(nodes, there, shared, planned)
         await self._ask_for_nodes(nodes, planned)
+        await self._warm.keep([node for node in nodes if not node.draining], executors)
 
     async def _look(self) -> None:
         self.view = await cluster_view()

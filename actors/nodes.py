@@ -13,6 +13,8 @@ class ClusterNode(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     address: str
+    port: int = 0
+    """Of its raylet."""
     machine: Machine
     drained_by: int | None = None
     """It is to go: the latest time (ms since the epoch by its clock), or 0 if none was said."""
