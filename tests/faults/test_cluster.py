@@ -6,6 +6,7 @@ hold of every execution in the database (``check_promises``).
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.faults.conftest import LONG
 from tests.faults.load import Load
 from tests.faults.lost_node import held_by, stood_still, three_steps
 from tests.faults.promises import check_promises
-from tests.fixtures.cluster import RayCluster
+from tests.fixtures.cluster import Node, RayCluster
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.server import eventually
 from tests.fixtures.workflows import ALL, FUNCTIONS, chain
@@ -36,6 +38,15 @@ KINDS = ("ExecutionActor", "NodeWorker", "Supervisor", "AgentRegistry", "ServeRe
 MANY = 1_000 if LONG else 300
 CLIENTS = 32
 TAKEN_OVER_WITHIN_S = 15.0
+RESUMED_WITHIN_S = 60.0
+AWAY_S = 8.0
+NOT_DRIVEN = """
+status = 'running' AND NOT EXISTS (
+    SELECT 1 FROM executors
+    WHERE incarnation = owner AND state <> 'dead'
+    AND heartbeat_at > (extract(epoch FROM now()) - 5) * 1000
+)
+"""
 ANSWERED_AFTER_S = 0.3
 CALL = {"type": "http", "method": "POST", "url": "{{ state.url }}", "body": {}}
 CALLS = chain("call", **{f"c{number}": {"kind": CALL} for number in range(4)})
@@ -45,6 +56,11 @@ CALLS = chain("call", **{f"c{number}": {"kind": CALL} for number in range(4)})
 def cluster(postgres_server: PostgresServer) -> Iterator[RayCluster]:
     url = postgres_server.create_database(migrated=False)
     with RayCluster(url, {"steps.py": FUNCTIONS}) as running:
+        # Ray's fault tolerance: its control store (GCS) finds what it knew when it starts again.
+        running.environment |= {
+            "RAY_gcs_storage": "rocksdb",
+            "RAY_gcs_storage_path": str(running.folder / "gcs"),
+        }
         running.start(NODES)
         running.up()
         running.await_actors(NODES)
@@ -194,9 +210,8 @@ def test_a_node_is_lost(cluster: RayCluster) -> None:
     lost = cluster.nodes[-1]
     with ThreadPoolExecutor(CLIENTS) as pool:
         started = [pool.submit(cluster.start_execution, "three-slow") for _ in range(MANY)]
-        eventually(lambda: held_by(cluster.database, lost.id)[1], what="executions on the node")
         wait(started[: MANY // 3])
-        killed_at, held = held_by(cluster.database, lost.id)
+        killed_at, held = eventually(lambda: some_held_by(cluster, lost), what="executions on the node")
         cluster.kill_node(lost)
         ids = [one.result() for one in started]
     assert len(set(ids)) == MANY
@@ -207,8 +222,13 @@ def test_a_node_is_lost(cluster: RayCluster) -> None:
     )
     seen = check_promises(cluster.database)
     assert seen.statuses.keys() == {"completed"}
-    assert held, "the lost node held executions"
     sys.stdout.write(f"\n{MANY} executions, a node lost: {stood_still(cluster.database, held, killed_at)}\n")
+
+
+def some_held_by(cluster: RayCluster, node: Node) -> tuple[int, list[str]] | None:
+    """The database's time, and what a node holds; None: nothing."""
+    at, held = held_by(cluster.database, node.id)
+    return (at, held) if held else None
 
 
 def test_a_node_joins_and_takes_new_work(cluster: RayCluster, load: Load) -> None:
@@ -234,3 +254,53 @@ def test_it_is_taken_away_and_put_back(cluster: RayCluster, load: Load) -> None:
     cluster.up()
     cluster.await_actors(NODES)
     settle(cluster, load)
+
+
+def test_the_control_store_is_away_for_a_while(cluster: RayCluster, load: Load) -> None:
+    """What runs goes on, requests are answered, and it comes back to what it knew."""
+    load.keep(LIVE)
+    before = set(cluster.pids("ray::ExecutionActor"))
+    cluster.kill_gcs()
+    until = time.monotonic() + AWAY_S
+    while time.monotonic() < until:
+        load.keep(LIVE)
+    cluster.start_gcs()
+    assert before <= set(cluster.pids("ray::ExecutionActor")), "actors go on without it"
+    load.keep(LIVE)
+    kill_one(cluster, "ray::ExecutionActor", 0)
+    settle(cluster, load)
+
+
+def test_the_head_is_lost_and_started_again(cluster: RayCluster, load: Load) -> None:
+    """As without fault tolerance: Ray has forgotten everything. Every execution resumes from the store."""
+    parked = [cluster.start_execution("approve", {"n": 1}) for _ in range(5)]
+    for execution_id in parked:
+        cluster.await_status(execution_id, "paused")
+    load.keep(LIVE)
+    going = set(those_where(cluster, "runnable AND owner IS NOT NULL"))
+    assert going, "executions run when the head is lost"
+
+    cluster.kill_all()
+    shutil.rmtree(cluster.folder / "gcs")
+    began = time.monotonic()
+    cluster.start(NODES)
+    cluster.up()
+    eventually(
+        lambda: not going & set(those_where(cluster, NOT_DRIVEN)),
+        within_s=RESUMED_WITHIN_S,
+        what="owners of all that ran",
+    )
+    took = time.monotonic() - began
+    sys.stdout.write(f"\nall {len(going)} executions resumed {took:.1f} s after the head was started again\n")
+    for execution_id in parked:
+        path = f"/executions/{execution_id}/approve"
+        status, answer = cluster.persist("POST", path, {"decision": "approved"})
+        assert status == 200, answer
+    settle(cluster, load, besides=len(parked))
+
+
+def those_where(cluster: RayCluster, condition: str) -> list[str]:
+    """The ids of executions for which a condition holds."""
+    with psycopg.connect(cluster.database) as connection:
+        rows = connection.execute(f"SELECT execution_id FROM executions WHERE {condition}".encode())
+        return [row[0] for row in rows.fetchall()]
