@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -88,7 +88,7 @@ class FleetKeeper:
         present = Counter(row.node for row in shared if row.state == "active")
         planned = plan(nodes, present, wanted, self._settings)
         there = await self._actors.names()
-        await self._ensure(there, planned)
+        await self._ensure(there, planned, present)
         await self._promote(executors, planned)
         await self._retire(nodes, shared, planned)
         await self._clear(nodes, there, shared, planned)
@@ -136,8 +136,11 @@ class FleetKeeper:
 
     # --- what there should be -------------------------------------------------------------------
 
-    async def _ensure(self, there: set[str], planned: Plan) -> None:
-        """Make what is missing. Ray restarts actors by itself; one that is dead for good is made anew."""
+    async def _ensure(self, there: set[str], planned: Plan, present: Mapping[str, int]) -> None:
+        """Make what is missing. Ray restarts actors by itself; one that is dead for good is made anew.
+
+        A node gets its spare when its others work: on a new one each process that starts delays the rest.
+        """
         makers: dict[str, Callable[[], Any]] = {
             names.AGENT_REGISTRY: partial(fleet.agent_registry, self._settings)
         }
@@ -145,7 +148,7 @@ class FleetKeeper:
             if not count:
                 continue
             makers[names.node_worker(node_id)] = partial(fleet.node_worker, self._settings, node_id)
-            for index in range(count + SPARES):
+            for index in range(count + (SPARES if present.get(node_id, 0) >= count else 0)):
                 name = names.shared_execution_actor(node_id, index)
                 makers[name] = partial(fleet.shared_actor, self._settings, node_id, index)
         for name, make in makers.items():

@@ -24,7 +24,7 @@ KEPT_S = 600
 """After so long without use, Ray ends a process; before that, it is asked for again."""
 RENEWED_AFTER_S = 540
 BEGINS_AFTER_S = 10.0
-"""At first there is more urgent work than to be ready."""
+"""On a new node there is more urgent work than to be ready."""
 ANSWER_WITHIN_S = 2.0
 PYTHON = 0
 """As the message has it."""
@@ -35,21 +35,23 @@ class WarmPool:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._since = time.monotonic()
+        self._seen_at: dict[str, float] = {}
         self._asked_at: dict[str, float] = {}
-        """By node."""
+        """Both by node."""
         self._taken: set[str] = set()
         """Incarnations that have been made up for."""
 
     async def keep(self, nodes: Sequence[ClusterNode], executors: Collection[ExecutorRow]) -> None:
         """Ask for what is missing. Never raises: it is a help, and no more."""
-        now = time.monotonic()
-        if not self._size or now - self._since < BEGINS_AFTER_S:
+        if not self._size:
             return
+        now = time.monotonic()
         dedicated = {row.incarnation: row.node for row in executors if row.isolation == "dedicated"}
         fresh = [node_id for incarnation, node_id in dedicated.items() if incarnation not in self._taken]
         self._taken = set(dedicated)
         for node in nodes:
+            if now - self._seen_at.setdefault(node.id, now) < BEGINS_AFTER_S:
+                continue
             renewed = now - self._asked_at.get(node.id, -RENEWED_AFTER_S) >= RENEWED_AFTER_S
             missing = self._size if renewed else min(self._size, fresh.count(node.id))
             if missing:

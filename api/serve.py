@@ -88,7 +88,7 @@ def _autoscaling(settings: Settings) -> dict[str, Any]:
     return {
         "min_replicas": 1,
         "max_replicas": REPLICAS_MAX,
-        "upscale_delay_s": 1,
+        "upscale_delay_s": 5,
         "downscale_delay_s": 60,
         "policy": {
             "policy_function": "api.replicas:ReplicaPolicy",

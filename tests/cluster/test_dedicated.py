@@ -27,7 +27,7 @@ def waits(server: Server, execution_id: str) -> list[dict[str, Any]]:
 def test_twenty_at_once_and_one_of_them_is_killed(server: Server) -> None:
     shared = set(server.pids("ray::ExecutionActor"))
     ids = [
-        server.start_execution("slow", {"pause": 3}, isolation="dedicated", resources={"num_cpus": 0.05})
+        server.start_execution("slow", {"pause": 2}, isolation="dedicated", resources={"num_cpus": 0.05})
         for _ in range(AT_ONCE)
     ]
 
@@ -80,7 +80,7 @@ def test_what_no_node_has_is_told(server: Server) -> None:
 
 
 def test_what_is_in_use_is_waited_for(server: Server) -> None:
-    first = server.start_execution("slow", {"pause": 1.5}, resources={"num_cpus": 2})
+    first = server.start_execution("slow", {"pause": 0.8}, resources={"num_cpus": 2})
     eventually(lambda: own_actors(server, first), what="its actor")
     second = server.start_execution("three", resources={"num_cpus": 2})
     (wait,) = eventually(lambda: waits(server, second), what="a reason")

@@ -251,7 +251,8 @@ def test_it_is_taken_away_and_put_back(cluster: RayCluster, load: Load) -> None:
     assert "nothing of ours was running" in cluster.down()
     assert not cluster.pids("ray::ExecutionActor")
     cluster.up()
-    cluster.up()
+    if LONG:
+        cluster.up()
     cluster.await_actors(NODES)
     settle(cluster, load)
 

@@ -63,6 +63,7 @@ async def test_each_node_has_some_and_what_is_taken_is_made_up_for(world: World)
 
 async def test_they_are_asked_for_again_before_ray_ends_them(world: World) -> None:
     pool = WarmPool(1)
+    await pool.keep(NODES[:1], [])
     world.now = 11.0
     await pool.keep(NODES[:1], [])
     world.now += RENEWED_AFTER_S
@@ -71,10 +72,12 @@ async def test_they_are_asked_for_again_before_ray_ends_them(world: World) -> No
 
 
 async def test_none_are_wanted_and_failures_are_nobodys_trouble(world: World) -> None:
-    world.now = 11.0
-    await WarmPool(0).keep(NODES, [dedicated("one", "a")])
+    nobody = WarmPool(0)
+    await nobody.keep(NODES, [])
     pool = WarmPool(1)
+    await pool.keep(NODES, [])
     world.now = 30.0
     world.fails = True
+    await nobody.keep(NODES, [dedicated("one", "a")])
     await pool.keep(NODES, [])
     assert world.take() == [("a:1", 1), ("b:1", 1)]
