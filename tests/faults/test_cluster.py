@@ -245,6 +245,66 @@ def test_a_node_joins_and_takes_new_work(cluster: RayCluster, load: Load) -> Non
     settle(cluster, load)
 
 
+@pytest.mark.skipif(not LONG, reason="takes two minutes")
+def test_a_node_drains(cluster: RayCluster, load: Load) -> None:
+    """Its actors end what they run and leave; others take the new work, and no attempt is made again."""
+    node = cluster.add_node()
+    cluster.await_actors(NODES + 1)
+    load.keep(LIVE)
+    eventually(lambda: some_held_by(cluster, node), what="executions on the node")
+    ended = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address),
+            *("--node-id", node.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "test", "--deadline-remaining-seconds", "60"),
+        ],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+    def is_left() -> bool:
+        load.keep(LIVE)
+        return not any(worker["node"] == node.id for worker in cluster.workers())
+
+    eventually(is_left, within_s=50, what="its actors' end")
+    cluster.kill_node(node)
+    settle(cluster, load)
+
+
+@pytest.mark.skipif(not LONG, reason="takes two minutes")
+def test_other_settings_are_rolled_out_while_requests_are_answered(cluster: RayCluster, load: Load) -> None:
+    load.keep(LIVE)
+    before = {worker["pid"] for worker in cluster.workers()}
+    seen: Counter[str] = Counter()
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                seen[str(cluster.request("GET", "/executions?limit=1")[0])] += 1
+            except OSError as error:
+                seen[repr(error)] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(ask)
+        cluster.up(JAMJET_LIVE_MAX="4999")
+
+        def all_renewed() -> bool:
+            load.keep(LIVE)
+            workers = cluster.workers()
+            return not before & {w["pid"] for w in workers} and {w["capacity"] for w in workers} == {4999}
+
+        eventually(all_renewed, within_s=180, what="actors with the new settings")
+        ended.set()
+    sys.stdout.write(f"\nanswers while all was replaced: {dict(seen)}\n")
+    assert seen.keys() == {"200"}
+    settle(cluster, load)
+
+
 def test_it_is_taken_away_and_put_back(cluster: RayCluster, load: Load) -> None:
     load.keep(LIVE)
     assert "actors ended" in cluster.down("--within", "2")
