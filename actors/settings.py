@@ -48,7 +48,8 @@ class Settings:
     """Shared ExecutionActors that take work on each node, at least, beside a warm spare. With 0, nodes stand
     empty while there is little to do, so that an autoscaler may take them back."""
     execution_actors_max: int = 0
-    """Shared ExecutionActors that take work on each node, at most. 0: one for every two CPUs of the node."""
+    """Shared ExecutionActors that take work on each node, at most. 0: one for every two CPUs of the node, and
+    with SQLite one."""
     execution_actor_cpus: float = 0.5
     """CPUs that a shared ExecutionActor counts for with Ray. Nodes that have fewer get none."""
     warm_actors: int = 1

@@ -7,7 +7,8 @@ from actors.placement import Work, ceiling, is_usable, plan, wanted_actors
 from actors.settings import Settings
 from runtime.demand import Machine
 
-DEFAULT = Settings()
+URL = "postgresql://db/x"
+DEFAULT = Settings(database_url=URL)
 
 
 def node(name: str, cpus: float = 4, *, head: bool = False, drained_by: int | None = None) -> ClusterNode:
@@ -37,6 +38,10 @@ class TestWanted:
 class TestCeiling:
     def test_it_follows_the_cpus_of_the_node(self):
         assert [ceiling(node("x", cpus), DEFAULT) for cpus in (1, 2, 4, 9)] == [1, 1, 2, 4]
+
+    def test_a_file_has_one_writer(self):
+        assert ceiling(node("x", 64), Settings()) == 1
+        assert ceiling(node("x", 64), Settings(execution_actors_max=2)) == 2
 
     def test_the_setting_wins_and_the_floor_is_never_above_it(self):
         assert ceiling(node("x", 64), Settings(execution_actors_max=3)) == 3
@@ -69,7 +74,7 @@ class TestPlan:
         }
 
     def test_without_a_floor_nodes_stand_empty_but_for_one(self):
-        settings = Settings(execution_actors_min=0)
+        settings = Settings(database_url=URL, execution_actors_min=0)
         assert plan([HEAD, A, B], {}, 1, settings).actors == {"head": 1, "a": 0, "b": 0}
         assert plan([HEAD, A, B], {"a": 1}, 1, settings).actors == {"head": 0, "a": 1, "b": 0}
 
