@@ -52,7 +52,7 @@ def wanted_actors(work: Work, settings: Settings) -> int:
 
 
 def ceiling(node: ClusterNode, settings: Settings) -> int:
-    """How many actors may take work on a node. With SQLite one, unless told: they would wait for each other."""
+    """How many actors may take work on a node: with SQLite one, as they would wait for each other."""
     by_cpus = 1 if settings.one_node else int(node.cpus // CPUS_PER_ACTOR)
     return max(1, settings.execution_actors_min, settings.execution_actors_max or by_cpus)
 
