@@ -1,6 +1,5 @@
 """Commands that work on the database itself, and need no server."""
 
-import asyncio
 import getpass
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +42,8 @@ def opened_database(
     Raises:
         CliError: what a command says of the errors of a store.
     """
+    import asyncio
+
     from runtime.errors import JamjetError, NotFound, Unavailable
     from runtime.store import open_store
     from runtime.store.url import SqliteUrl, parse_url
