@@ -31,6 +31,7 @@ from tests.fixtures.server import eventually
 from tests.fixtures.workflows import ALL, FUNCTIONS, chain
 
 pytestmark = pytest.mark.timeout(900)
+LONG_ONLY = pytest.mark.skipif(not LONG, reason="in `make faults` only: minutes in all")
 
 NODES = 3
 ROUNDS, LIVE = (6, 120) if LONG else (1, 40)
@@ -245,7 +246,7 @@ def test_a_node_joins_and_takes_new_work(cluster: RayCluster, load: Load) -> Non
     settle(cluster, load)
 
 
-@pytest.mark.skipif(not LONG, reason="takes two minutes")
+@LONG_ONLY
 def test_a_node_drains(cluster: RayCluster, load: Load) -> None:
     """Its actors end what they run and leave; others take the new work, and no attempt is made again."""
     node = cluster.add_node()
@@ -274,7 +275,7 @@ def test_a_node_drains(cluster: RayCluster, load: Load) -> None:
     settle(cluster, load)
 
 
-@pytest.mark.skipif(not LONG, reason="takes two minutes")
+@LONG_ONLY
 def test_other_settings_are_rolled_out_while_requests_are_answered(cluster: RayCluster, load: Load) -> None:
     load.keep(LIVE)
     before = {worker["pid"] for worker in cluster.workers()}
@@ -305,18 +306,19 @@ def test_other_settings_are_rolled_out_while_requests_are_answered(cluster: RayC
     settle(cluster, load)
 
 
+@LONG_ONLY
 def test_it_is_taken_away_and_put_back(cluster: RayCluster, load: Load) -> None:
     load.keep(LIVE)
     assert "actors ended" in cluster.down("--within", "2")
     assert "nothing of ours was running" in cluster.down()
     assert not cluster.pids("ray::ExecutionActor")
     cluster.up()
-    if LONG:
-        cluster.up()
+    cluster.up()
     cluster.await_actors(NODES)
     settle(cluster, load)
 
 
+@LONG_ONLY
 def test_the_control_store_is_away_for_a_while(cluster: RayCluster, load: Load) -> None:
     """What runs goes on, requests are answered, and it comes back to what it knew."""
     load.keep(LIVE)
@@ -358,6 +360,9 @@ def test_the_head_is_lost_and_started_again(cluster: RayCluster, load: Load) -> 
         status, answer = cluster.persist("POST", path, {"decision": "approved"})
         assert status == 200, answer
     settle(cluster, load, besides=len(parked))
+    assert "actors ended" in cluster.down("--within", "1")
+    assert "nothing of ours was running" in cluster.down()
+    assert not cluster.pids("ray::ExecutionActor")
 
 
 def those_where(cluster: RayCluster, condition: str) -> list[str]:
