@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -12,7 +13,8 @@ from actors.functions.host import Child, LocalHost
 from actors.functions.process import FunctionSettings
 from runtime.errors import JamjetError, Unavailable
 
-ATTEMPTS = 8
+PATIENCE_S = 30.0
+"""For a NodeWorker to come back: where much was killed, processes start one after the other."""
 ATTEMPT_S = 5.0
 PAUSE_S = 0.5
 
@@ -78,9 +80,8 @@ class NodeWorkerHost:
 
     async def _ask(self, method: str, *args: Any) -> Any:
         """Call the actor; both its methods may be called twice without harm."""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(PAUSE_S)
+        until = time.monotonic() + PATIENCE_S
+        while True:
             try:
                 return await asyncio.wait_for(getattr(self._handle, method).remote(*args), ATTEMPT_S)
             except (RayActorError, TimeoutError) as error:
@@ -91,4 +92,6 @@ class NodeWorkerHost:
                 if isinstance(cause, JamjetError):
                     raise cause from error
                 problem = error
-        raise Unavailable(f"the node's worker did not answer {method!r}: {problem}") from problem
+            if time.monotonic() > until:
+                raise Unavailable(f"the node's worker did not answer {method!r}: {problem}") from problem
+            await asyncio.sleep(PAUSE_S)

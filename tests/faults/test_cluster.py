@@ -232,6 +232,7 @@ def some_held_by(cluster: RayCluster, node: Node) -> tuple[int, list[str]] | Non
     return (at, held) if held else None
 
 
+@LONG_ONLY
 def test_a_node_joins_and_takes_new_work(cluster: RayCluster, load: Load) -> None:
     assert len(cluster.nodes) == NODES - 1
     load.keep(LIVE)
@@ -251,8 +252,12 @@ def test_a_node_drains(cluster: RayCluster, load: Load) -> None:
     """Its actors end what they run and leave; others take the new work, and no attempt is made again."""
     node = cluster.add_node()
     cluster.await_actors(NODES + 1)
-    load.keep(LIVE)
-    eventually(lambda: some_held_by(cluster, node), what="executions on the node")
+
+    def has_work() -> object:
+        load.keep(LIVE)
+        return some_held_by(cluster, node)
+
+    eventually(has_work, what="executions on the node")
     ended = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address),

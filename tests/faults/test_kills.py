@@ -15,6 +15,8 @@ KILLS, LIVE = (15, 200) if LONG else (2, 60)
 KINDS = ("ExecutionActor", "NodeWorker", "Supervisor", "ServeReplica")
 
 
+# In `make test` PostgreSQL has its kills in ``test_cluster``.
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"] if LONG else ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill(server: Server, load: Load, kind: str) -> None:
     for _ in range(KILLS):

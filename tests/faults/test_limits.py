@@ -103,6 +103,8 @@ def test_a_stampede_runs_no_more_at_once_than_it_may_whatever_is_killed(server: 
 
     eventually(all_ended, within_s=180, what="the end of all that was started")
     assert len(set(started)) == len(started)
+    status, answer = server.persist("GET", "/executions?status=failed")
+    assert answer["executions"] == []
     status, answer = server.persist("GET", "/executions?status=completed&limit=1")
     assert answer["total"] == len(started)
     assert SLOTS // 2 < watch.most <= SLOTS
