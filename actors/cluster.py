@@ -34,7 +34,8 @@ async def ask_ray(question: Any, *args: Any) -> Any:
     """
     try:
         return await asyncio.wait_for(asyncio.to_thread(question, *args), ANSWER_WITHIN_S)
-    except (TimeoutError, ray.exceptions.RayError, RuntimeError) as error:
+    except (TimeoutError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
+        # A ValueError: another process has just made an actor of this name.
         raise Unavailable(f"Ray does not say: {type(error).__name__}") from error
 
 
