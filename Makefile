@@ -31,9 +31,10 @@ lint: setup
 unit conformance api cluster: setup
 	$(BIN)/python -m pytest tests/$@
 
-# The API's tests once more, on a real PostgreSQL from a wheel.
+# What needs no particular database once more, on a real PostgreSQL from a wheel.
 postgresql: setup
 	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/api
+	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest -p no:randomly tests/cluster
 
 # The documentation, as a site in build/site; its generated pages are made on the way.
 docs: setup

@@ -194,6 +194,15 @@ class RayExecutions:
         """See ``actors.port.Executions.changed``."""
         await self._watcher.changed(execution_id, after=after, timeout_s=timeout_s, settled=settled)
 
+    @property
+    def draining(self) -> bool:
+        """See ``actors.port.Executions.draining``."""
+        return self._watcher.draining
+
+    def drain(self) -> None:
+        """See ``actors.port.Executions.drain``."""
+        self._watcher.drain()
+
     def listening(self, execution_id: str) -> AbstractContextManager[Listener]:
         """See ``actors.port.Executions.listening``."""
         return self._watcher.listening(execution_id)

@@ -265,14 +265,8 @@ class ExecutionHost:
         elif active and held == "tenant":
             self._put(seat, Mail(sg.Release(reason="tenant")))
 
-    async def release(self) -> None:
-        """Give every execution back: for a host that is asked to go. New work is refused."""
-        self.draining = True
-        for seat in list(self._seats.values()):
-            self._drop(seat)
-
     async def close(self) -> None:
-        """Stop everything in memory. What is committed stays for the next owner."""
+        """Stop everything in memory, for good. What is committed stays for the next owner."""
         self.draining = True
         for seat in list(self._seats.values()):
             self._drop(seat)

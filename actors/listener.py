@@ -26,6 +26,8 @@ class Listener:
     def __init__(self) -> None:
         self.sequence = 0
         """The latest that is known; what is stored may be later."""
+        self.draining = False
+        """Nobody is to listen on: this process is about to end."""
         self._tokens: deque[Token] = deque(maxlen=TOKENS_MAX)
         self._woken = asyncio.Event()
 
@@ -54,3 +56,7 @@ class Listener:
     def look(self) -> None:
         """Something may have been missed."""
         self.moved(self.sequence + 1)
+
+    def drain(self) -> None:
+        self.draining = True
+        self._woken.set()

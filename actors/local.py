@@ -104,6 +104,15 @@ class LocalExecutions:
     ) -> None:
         await self._watcher.changed(execution_id, after=after, timeout_s=timeout_s, settled=settled)
 
+    @property
+    def draining(self) -> bool:
+        """See ``actors.port.Executions.draining``."""
+        return self._watcher.draining
+
+    def drain(self) -> None:
+        """See ``actors.port.Executions.drain``."""
+        self._watcher.drain()
+
     def listening(self, execution_id: str) -> AbstractContextManager[Listener]:
         return self._watcher.listening(execution_id)
 

@@ -99,6 +99,13 @@ class Executions(Protocol):
         without a change: read the store again.
         """
 
+    @property
+    def draining(self) -> bool:
+        """Whether requests are to be answered without any waiting: this process is about to end."""
+
+    def drain(self) -> None:
+        """Let nobody wait or listen from now on, so that their requests end before this process does."""
+
     def listening(self, execution_id: str) -> AbstractContextManager[Listener]:
         """Follow an execution live: each move of it, and what models say in it, wakes the listener.
 

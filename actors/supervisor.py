@@ -87,29 +87,32 @@ class Supervisor:
         """What this process has counted, as ``metrics.Snapshot``."""
         return metrics.encode(self._metrics.snapshot())
 
-    async def _live(self, work: Callable[[Store], Awaitable[None]]) -> None:
+    async def _live(self, work: Callable[[list[ExecutorRow]], Awaitable[None]]) -> None:
         """Do this for ever. Rounds of the fleet may wait for actors, and must not hold up the sweep."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             try:
-                await work(await self._opened())
+                await work(await self._executors())
             except JamjetError as error:
-                self._trusts_silence_at = loop.time() + OWNER_GONE_MS / 1_000
                 log.warning("a round was cut short: %s", error)
             except Exception:
                 log.exception("a round broke")
             self._metrics.supervisor_round_seconds.observe(loop.time() - began)
             await asyncio.sleep(ROUND_S)
 
-    async def _opened(self) -> Store:
-        async with self._opening:
-            if self._store is None:
-                self._store = await open_store(self._settings.database_url, migrate=False)
-        return self._store
+    async def _executors(self) -> list[ExecutorRow]:
+        """All owners. When they cannot be read, the store is away for them too."""
+        try:
+            async with self._opening:
+                if self._store is None:
+                    self._store = await open_store(self._settings.database_url, migrate=False)
+            return await self._store.system.executors()
+        except JamjetError:
+            self._trusts_silence_at = asyncio.get_running_loop().time() + OWNER_GONE_MS / 1_000
+            raise
 
-    async def _round(self, store: Store) -> None:
-        executors = await store.system.executors()
+    async def _round(self, executors: list[ExecutorRow]) -> None:
         await self._bury(executors)
         await self._sweep(executors)
         await self._prune()
@@ -122,9 +125,8 @@ class Supervisor:
 
     # --- the fleet ------------------------------------------------------------------------------
 
-    async def _keep_fleet(self, store: Store) -> None:
+    async def _keep_fleet(self, executors: list[ExecutorRow]) -> None:
         """The fleet as far as Ray answers: where it does not, what there is goes on."""
-        executors = await store.system.executors()
         try:
             await self._keeper.keep(executors, self._unplaced)
         except Unavailable as error:

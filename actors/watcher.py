@@ -33,6 +33,7 @@ class Watcher:
     def __init__(self, on_listeners: Callable[[], None] = lambda: None) -> None:
         self.follower = secrets.token_hex(8)
         """By this name actors know who follows them."""
+        self.draining = False
         self._on_listeners = on_listeners
         self._waiters: dict[str, set[tuple[int, bool, asyncio.Future[None]]]] = defaultdict(set)
         self._listeners: dict[str, set[Listener]] = {}
@@ -42,7 +43,7 @@ class Watcher:
     async def changed(self, execution_id: str, *, after: int, timeout_s: float, settled: bool) -> None:
         """See ``actors.port.Executions.changed``."""
         sequence, settled_at = self._recent.get(execution_id, (0, 0))
-        if (settled_at if settled else sequence) > after:
+        if self.draining or (settled_at if settled else sequence) > after:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = (after, settled, woken)
@@ -59,6 +60,8 @@ class Watcher:
     def listening(self, execution_id: str) -> Iterator[Listener]:
         """See ``actors.port.Executions.listening``."""
         listener = Listener()
+        if self.draining:
+            listener.drain()
         present = self._listeners.setdefault(execution_id, set())
         present.add(listener)
         if len(present) == 1:
@@ -102,6 +105,14 @@ class Watcher:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.look()
+
+    def drain(self) -> None:
+        """See ``actors.port.Executions.drain``."""
+        self.draining = True
+        self.wake_all()
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.drain()
 
     async def follow(self, handle: Any) -> None:
         """Follow one actor until cancelled."""

@@ -7,7 +7,7 @@ and what its lifespan opens must live on the loop that serves the requests.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 APP_NAME = "jamjet"
 MAX_ONGOING_REQUESTS = 1_000
 """In one replica. Each event stream and each ``?wait=`` holds one."""
+LOCAL_GRACE_S = 1.0
+"""How long requests may take to end on a server of one machine, which is to be gone 4 s after SIGTERM."""
+GRACE_S = 20.0
+"""The same for a replica of a cluster. Those that only wait are answered at once."""
 
 
 @serve.deployment(
@@ -31,7 +35,7 @@ MAX_ONGOING_REQUESTS = 1_000
     health_check_period_s=1,
     health_check_timeout_s=5,
     graceful_shutdown_wait_loop_s=0.1,
-    graceful_shutdown_timeout_s=1,
+    graceful_shutdown_timeout_s=LOCAL_GRACE_S,
     ray_actor_options={"num_cpus": 0},
     logging_config={"enable_access_log": False},
 )
@@ -75,6 +79,7 @@ def build_app(args: Mapping[str, Any]) -> "Application":
         num_replicas=None,
         autoscaling_config=_autoscaling(settings),
         max_replicas_per_node=PER_NODE_MAX,
+        graceful_shutdown_timeout_s=GRACE_S,
     )
 
 
@@ -136,6 +141,8 @@ def asgi_app(settings: Settings) -> "FastAPI":
     @contextlib.asynccontextmanager
     async def open_resources() -> AsyncIterator[Any]:
         async with connect(settings, metrics) as executions:
+            loop = asyncio.get_running_loop()
+            _before_end(lambda: loop.call_soon_threadsafe(executions.drain))
             yield executions.store, executions, RayAgents(settings)
         await asyncio.to_thread(tracing.shut_down)
 
@@ -149,6 +156,24 @@ def _observe(settings: Settings) -> None:
     name = f"api:{os.getpid()}"
     logs.configure_process(settings.log_level, name)
     tracing.configure(settings.otlp_endpoint, name)
+
+
+def _before_end(do: Callable[[], object]) -> None:
+    """Call ``do`` when Serve begins to end this replica, before it waits for the requests under way.
+
+    An application of Serve's is told only afterwards, when its lifespan ends, and a
+    request that waits for an execution would be cut when ``GRACE_S`` is over.
+    """
+    from ray.serve._private import replica
+
+    ended: Any = replica.Replica
+    end = ended.perform_graceful_shutdown
+
+    async def perform_graceful_shutdown(self: Any) -> None:
+        do()
+        await end(self)
+
+    ended.perform_graceful_shutdown = perform_graceful_shutdown
 
 
 def _close_internal_port() -> None:

@@ -112,6 +112,8 @@ class Stream:
     async def frames(self, found: ExecutionRow) -> AsyncIterator[bytes]:
         """The frames, until the execution's last event, or until the client's token is refused.
 
+        When this process is to end the stream just ends: clients go on at another replica where they were.
+
         ``found``: the execution as it stood before.
         """
         # A client may say more than there is: its stream ends with the execution nevertheless.
@@ -119,7 +121,7 @@ class Stream:
         if found.completed_at is not None and self._after >= found.sequence:
             self._last = _end(found.status)
         must_look = True
-        while self._last is None:
+        while self._last is None and not self._listener.draining:
             tokens = self._listener.take()
             for token in tokens if self._tells_tokens else ():
                 yield _frame("token", _token(token))
@@ -129,7 +131,8 @@ class Stream:
             async for frame in self._upkeep():
                 yield frame
             must_look = self._last is None and not await self._listener.wait(LOOK_S)
-        yield self._last
+        if self._last is not None:
+            yield self._last
 
     async def _stored(self) -> AsyncIterator[bytes]:
         """Every event that the client has not seen."""

@@ -53,7 +53,7 @@ async def _lacks(resources: Resources, row: ExecutionRow, plan: Plan) -> dict[st
 async def read_settled(
     resources: Resources, tenant: TenantStore, execution_id: str, *, wait_s: float, just_started: bool = False
 ) -> StoredExecution:
-    """The execution once it has ended or pauses, or as it stands after ``wait_s``.
+    """The execution once it has ended or pauses; as it stands after ``wait_s``, or where this process drains.
 
     ``just_started``: nothing but its start is known, so the first look may wait too.
 
@@ -68,7 +68,7 @@ async def read_settled(
         stored = await tenant.stored_execution(execution_id)
         if stored is None:
             raise NotFound(f"execution {execution_id}")
-        left = until - loop.time()
+        left = 0.0 if resources.executions.draining else until - loop.time()
         if shown_status(stored.row.status) != "running" or left <= 0:
             return stored
         await resources.executions.changed(

@@ -58,7 +58,7 @@ from api.federation import tasks
 from api.federation.card import agent_card
 from api.idempotency import KEY_LENGTH_MAX
 from api.inner import InnerAnswer
-from api.resources import tenant
+from api.resources import resources, tenant
 
 log = logging.getLogger("jamjet.api")
 # The SDK logs a trace of each request that is malformed, which our own log of requests tells in a line.
@@ -282,12 +282,16 @@ async def _listed(
 
 
 async def _settled(request: Request, execution_id: str) -> dict[str, Any]:
-    """The execution once it has settled, or as it stands after ``BLOCKING_S`` or when its caller has left."""
+    """The execution once it has settled, or as it stands when that is not waited for any longer.
+
+    That is after ``BLOCKING_S``, or when its caller leaves or this process drains.
+    """
     loop = asyncio.get_running_loop()
-    until = loop.time() + BLOCKING_S
+    until, here = loop.time() + BLOCKING_S, resources(request).executions
     while True:
         execution = await _execution(request, execution_id, WAIT_S)
-        if tasks.has_settled(execution) or loop.time() > until or await request.is_disconnected():
+        is_over = tasks.has_settled(execution) or loop.time() > until or here.draining
+        if is_over or await request.is_disconnected():
             return execution
         if execution["status"] == "paused":
             # It waits for a time, and so is answered at once.

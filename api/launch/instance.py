@@ -20,7 +20,7 @@ GO = "go"
 RAY_FOLDER = "r"
 INTERNAL_HOST = "127.0.0.1"
 """Where Serve's own parts listen; only HAProxy listens on the address that was asked for."""
-_STOP_SERVE_S = 1.5
+_DRAIN_S = 2.0
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Executions pass small messages; large ones have no business in the object store."""
 
@@ -92,6 +92,8 @@ class Instance:
     def _start_serve(self) -> None:
         from ray import serve
 
+        from api.serve import APP_NAME
+
         settings = self._plan.settings
         serve.start(
             http_options={"host": INTERNAL_HOST, "port": settings["port"]},
@@ -99,7 +101,7 @@ class Instance:
         )
         module, _, function = self._plan.app.partition(":")
         application = getattr(importlib.import_module(module), function)(settings)
-        serve.run(application, name="jamjet", route_prefix="/")
+        serve.run(application, name=APP_NAME, route_prefix="/")
 
     def _start_actors(self) -> None:
         from actors.bootstrap import ensure_supervisor
@@ -108,12 +110,17 @@ class Instance:
         ensure_supervisor(Settings.from_dict(self._plan.settings))
 
     def _stop(self) -> None:
-        """Let requests end, and the application close what it opened. The rest may be killed at any time."""
+        """Let requests end, and the application close what it opened. The rest may be killed at any time.
+
+        Not Serve itself: that ends HAProxy while requests are under way.
+        """
         from ray import serve
 
-        ending = threading.Thread(target=serve.shutdown, daemon=True)
+        from api.serve import APP_NAME
+
+        ending = threading.Thread(target=serve.delete, args=(APP_NAME,), daemon=True)
         ending.start()
-        ending.join(_STOP_SERVE_S)
+        ending.join(_DRAIN_S)
 
     def _tell(self, stage: str, **more: Any) -> None:
         self._status.write(json.dumps({"stage": stage, **more}) + "\n")

@@ -222,7 +222,7 @@ async def _wait_for_event(
 ) -> None:
     loop = asyncio.get_running_loop()
     until = loop.time() + wait
-    while (left := until - loop.time()) > 0:
+    while (left := until - loop.time()) > 0 and not here.executions.draining:
         await here.executions.changed(execution_id, after=after, timeout_s=left)
         if (await _existing(store, execution_id)).sequence > after:
             return

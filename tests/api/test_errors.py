@@ -178,6 +178,7 @@ class Executions:
         raise self._error
 
     start = signal = changed = close = _raise
+    draining = False
 
 
 async def test_an_overload_is_429_and_says_when_to_come_again(api: Api) -> None:

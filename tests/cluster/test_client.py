@@ -22,6 +22,7 @@ from runtime.signals import Approve, Cancel
 from runtime.state import is_terminal
 from runtime.store import open_store
 from runtime.store.port import WorkflowRow
+from tests.cluster.conftest import NewDatabase
 from tests.fixtures.workflows import ALL, FUNCTIONS
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
@@ -30,12 +31,14 @@ LOST_START_RUNS_WITHIN_S = 3.0
 
 
 @pytest.fixture(scope="module")
-def settings(ray_instance: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(
+    ray_instance: None, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+) -> Iterator[Settings]:
     """The actors of an installation, in a namespace of their own."""
     folder = tmp_path_factory.mktemp("client")
     (folder / "steps.py").write_text(FUNCTIONS)
     made = Settings(
-        database_url=str(folder / "runtime.db"),
+        database_url=new_database() or str(folder / "runtime.db"),
         python_path=str(folder),
         python_modules=("steps",),
         namespace="client",

@@ -1,6 +1,7 @@
 """``jamjet dev`` and ``jamjet-server`` as their users start and end them, with a real Ray below."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,21 @@ WORKFLOW = {
         "review": {"kind": {"type": "human_approval", "description": "Is it polite?"}},
     },
     "edges": [{"from": "hello", "to": "review"}, {"from": "review", "to": "end"}],
+}
+SLOW = {
+    "workflow_id": "slow",
+    "version": "1.0.0",
+    "nodes": {
+        "say": {
+            "kind": {
+                "type": "model",
+                "model": "scripted/m",
+                "prompt": "x",
+                "options": {"latency_ms": 60_000, "responses": ["ok"]},
+            }
+        }
+    },
+    "edges": [{"from": "say", "to": "end"}],
 }
 HELLO = "import api\n\n\ndef hello(state):\n    return {'greeting': api.PREFIX + state['name']}\n"
 
@@ -169,8 +186,21 @@ def test_a_life_of_dev(start: Callable[..., Server]) -> None:
     check_port("127.0.0.1", port)
 
 
-def test_a_killed_replica_is_seen_as_json_503_at_most(start: Callable[..., Server]) -> None:
-    server = start(free_port())
+def test_a_life_of_the_server(start: Callable[..., Server], folder: Path) -> None:
+    """The command takes variables only, loses a replica, and is ended while requests are under way."""
+    port = free_port()
+    server = start(
+        free_port(), "jamjet-server", '"event":"ready"', JAMJET_PORT="", PORT=str(port), JAMJET_DEV_MODE="1"
+    )
+    server.url = f"http://127.0.0.1:{port}"
+    assert server.get("/health")["status"] == "ok"
+    assert "active" in {worker["status"] for worker in server.get("/workers")["workers"]}
+    assert all(json.loads(line)["event"] for line in server.err.read_text().splitlines())
+    assert_a_killed_replica_is_seen_as_json_503_at_most(server)
+    assert_requests_under_way_are_answered_at_its_end(server, folder)
+
+
+def assert_a_killed_replica_is_seen_as_json_503_at_most(server: Server) -> None:
     [replica] = [pid for pid in session_members(server.session()) if "ServeReplica" in title(pid)]
 
     os.kill(replica, signal.SIGKILL)
@@ -187,20 +217,41 @@ def test_a_killed_replica_is_seen_as_json_503_at_most(start: Callable[..., Serve
     assert all(body["code"] == "unavailable" for status, _, body in answers if status == 503)
 
 
-def test_the_server_command_takes_variables_only_and_ends_on_sigterm(start: Callable[..., Server]) -> None:
-    port = free_port()
-    server = start(
-        free_port(), "jamjet-server", '"event":"ready"', JAMJET_PORT="", PORT=str(port), JAMJET_DEV_MODE="1"
-    )
-    server.url = f"http://127.0.0.1:{port}"
-
-    assert server.get("/health")["status"] == "ok"
-    assert "active" in {worker["status"] for worker in server.get("/workers")["workers"]}
-    assert all(json.loads(line)["event"] for line in server.err.read_text().splitlines())
-
-    code, seconds = server.end(signal.SIGTERM)
+def assert_requests_under_way_are_answered_at_its_end(server: Server, folder: Path) -> None:
+    """Those who wait for an execution or follow it hear at once how it stands."""
+    (folder / "slow.json").write_text(json.dumps(SLOW))
+    started = server.command("run", "slow.json", "--no-wait")
+    assert started.returncode == 0, started.stderr
+    path = f"/executions/{started.stdout.strip()}"
+    with following(server, path) as stream, ThreadPoolExecutor() as pool:
+        assert b"event: NodeStarted\n" in stream
+        polls = [pool.submit(server.get, f"{path}?wait=30") for _ in range(3)]
+        polls += [pool.submit(server.get, f"{path}/events?after=100&wait=30") for _ in range(2)]
+        wait_for(lambda: connections(server) > len(polls), 10, "all the requests")
+        code, seconds = server.end(signal.SIGTERM)
+        answers = [poll.result() for poll in polls]
+        assert b"event: end" not in stream.read(), "it ends in order, and its client may go on elsewhere"
     assert code == 0
     assert seconds < END_S
+    assert {answer["status"] for answer in answers[:3]} == {"running"}
+    assert answers[3:] == [{"events": []}] * 2
+
+
+@contextlib.contextmanager
+def following(server: Server, path: str) -> Iterator[http.client.HTTPResponse]:
+    """An execution's event stream. Reading it to its end fails if it was cut off."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", f"{path}/events/stream")
+        with connection.getresponse() as answer:
+            yield answer
+
+
+def connections(server: Server) -> int:
+    """How many clients are connected."""
+    port = f"{int(server.url.rpartition(':')[2]):04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port}") and row[3] == "01" for row in rows)
 
 
 def health(url: str) -> tuple[int, str, Any]:

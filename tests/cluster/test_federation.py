@@ -18,6 +18,7 @@ from a2a.types import CancelTaskRequest, GetTaskRequest, Message, Role, SendMess
 from mcp import Client as McpClient
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.cluster.conftest import NewDatabase
 from tests.cluster.test_streaming import Stream
 from tests.fixtures.server import Server, eventually
 
@@ -73,7 +74,7 @@ def far(server: Server) -> Server:
 
 
 @pytest.fixture(scope="module")
-def near(far: Server) -> Iterator[Server]:
+def near(far: Server, new_database: NewDatabase) -> Iterator[Server]:
     """The runtime that calls. Its heartbeats are counted in seconds, so that silence is soon told."""
     environment = {
         "JAMJET_SECRETS": "FAR_TOKEN@127.0.0.1",
@@ -81,7 +82,7 @@ def near(far: Server) -> Iterator[Server]:
         "JAMJET_AGENT_HEARTBEAT": "1",
         "JAMJET_AGENT_EXPIRY": "2",
     }
-    with Server({}, environment=environment) as running:
+    with Server({}, database=new_database(), environment=environment) as running:
         yield running
 
 

@@ -155,7 +155,7 @@ async def test_what_the_actor_cannot_start_is_unavailable(folder: Path) -> None:
 async def test_an_actor_that_is_gone_for_good_is_unavailable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_worker_module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(node_worker_module, "PATIENCE_S", 1.0)
     handle = node_worker(FunctionSettings(folders=(str(folder),)))
     await handle.describe.remote()
     ray.kill(handle)

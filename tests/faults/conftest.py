@@ -1,4 +1,4 @@
-"""A server on each database, with the workflows of the load, started anew for each module."""
+"""A server on each database, with the workflows of the load. All tests share it: each leaves it working."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ __all__ = ["postgres_server"]
 LONG = os.environ.get("JAMJET_FAULTS") == "long"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     database = None
     if request.param == "postgresql":

@@ -30,7 +30,7 @@ from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.server import eventually
 from tests.fixtures.workflows import ALL, FUNCTIONS, chain
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900 if LONG else 300)
 LONG_ONLY = pytest.mark.skipif(not LONG, reason="in `make faults` only: minutes in all")
 
 NODES = 3
@@ -38,8 +38,9 @@ ROUNDS, LIVE = (6, 120) if LONG else (1, 40)
 KINDS = ("ExecutionActor", "NodeWorker", "Supervisor", "AgentRegistry", "ServeReplica", "HAProxyManager")
 MANY = 1_000 if LONG else 300
 CLIENTS = 32
-TAKEN_OVER_WITHIN_S = 15.0
-RESUMED_WITHIN_S = 60.0
+TAKEN_OVER_WITHIN_S = 60.0
+RESUMED_WITHIN_S = 180.0
+"""How long a test has patience; what it took is printed."""
 AWAY_S = 8.0
 NOT_DRIVEN = """
 status = 'running' AND NOT EXISTS (
@@ -183,6 +184,7 @@ def test_a_node_stalls_and_goes_on(cluster: RayCluster, load: Load, counted: Cou
     # Its HAProxy, stopped too, shares the port with the others': a client that hears nothing asks again.
     cluster.timeout_s = 4.0
     try:
+        stopped_at = time.monotonic()
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         eventually(
@@ -190,6 +192,7 @@ def test_a_node_stalls_and_goes_on(cluster: RayCluster, load: Load, counted: Cou
             within_s=TAKEN_OVER_WITHIN_S,
             what="other owners",
         )
+        sys.stdout.write(f"\ntaken over {time.monotonic() - stopped_at:.1f} s after the node was stopped\n")
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
@@ -258,16 +261,10 @@ def test_a_node_drains(cluster: RayCluster, load: Load) -> None:
         return some_held_by(cluster, node)
 
     eventually(has_work, what="executions on the node")
-    ended = subprocess.run(
-        [
-            *(str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address),
-            *("--node-id", node.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
-            *("--reason-message", "test", "--deadline-remaining-seconds", "60"),
-        ],
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    ended = cluster.command(
+        *("ray", "drain-node", "--address", cluster.address),
+        *("--node-id", node.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+        *("--reason-message", "test", "--deadline-remaining-seconds", "60"),
     )
     assert ended.returncode == 0, ended.stderr
 
@@ -281,34 +278,41 @@ def test_a_node_drains(cluster: RayCluster, load: Load) -> None:
 
 
 @LONG_ONLY
-def test_other_settings_are_rolled_out_while_requests_are_answered(cluster: RayCluster, load: Load) -> None:
+def test_other_settings_are_rolled_out_while_requests_are_answered(
+    cluster: RayCluster, load: Load, tmp_path: Path
+) -> None:
     load.keep(LIVE)
     before = {worker["pid"] for worker in cluster.workers()}
     seen: Counter[str] = Counter()
     ended = threading.Event()
+    gate = tmp_path / "gate"
+    held = cluster.start_execution("gated", {"gate": str(gate)})
 
-    def ask() -> None:
+    def ask(path: str) -> None:
         while not ended.is_set():
             try:
-                seen[str(cluster.request("GET", "/executions?limit=1")[0])] += 1
+                seen[str(cluster.request("GET", path)[0])] += 1
             except OSError as error:
                 seen[repr(error)] += 1
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(4):
-            pool.submit(ask)
-        cluster.up(JAMJET_LIVE_MAX="4999")
+        for path in ("/executions?limit=1", f"/executions/{held}?wait=60") * 2:
+            pool.submit(ask, path)
+        try:
+            cluster.up(JAMJET_LIVE_MAX="4999")
 
-        def all_renewed() -> bool:
-            load.keep(LIVE)
-            workers = cluster.workers()
-            return not before & {w["pid"] for w in workers} and {w["capacity"] for w in workers} == {4999}
+            def all_renewed() -> bool:
+                load.keep(LIVE)
+                workers = cluster.workers()
+                return not before & {w["pid"] for w in workers} and {w["capacity"] for w in workers} == {4999}
 
-        eventually(all_renewed, within_s=180, what="actors with the new settings")
-        ended.set()
+            eventually(all_renewed, within_s=180, what="actors with the new settings")
+        finally:
+            ended.set()
+            gate.touch()
     sys.stdout.write(f"\nanswers while all was replaced: {dict(seen)}\n")
     assert seen.keys() == {"200"}
-    settle(cluster, load)
+    settle(cluster, load, besides=1)
 
 
 @LONG_ONLY
@@ -339,7 +343,7 @@ def test_the_control_store_is_away_for_a_while(cluster: RayCluster, load: Load) 
     settle(cluster, load)
 
 
-def test_the_head_is_lost_and_started_again(cluster: RayCluster, load: Load) -> None:
+def test_the_head_is_lost_and_started_again(cluster: RayCluster, load: Load, tmp_path: Path) -> None:
     """As without fault tolerance: Ray has forgotten everything. Every execution resumes from the store."""
     parked = [cluster.start_execution("approve", {"n": 1}) for _ in range(5)]
     for execution_id in parked:
@@ -365,7 +369,13 @@ def test_the_head_is_lost_and_started_again(cluster: RayCluster, load: Load) -> 
         status, answer = cluster.persist("POST", path, {"decision": "approved"})
         assert status == 200, answer
     settle(cluster, load, besides=len(parked))
-    assert "actors ended" in cluster.down("--within", "1")
+    held = cluster.start_execution("gated", {"gate": str(tmp_path / "gate")})
+    with ThreadPoolExecutor() as pool:
+        polls = [pool.submit(cluster.request, "GET", f"/executions/{held}?wait=60") for _ in range(12)]
+        assert not wait(polls, timeout=1).done
+        assert "actors ended" in cluster.down("--within", "1")
+        answers = [(status, answer["status"]) for status, answer in (poll.result() for poll in polls)]
+    assert answers == [(200, "running")] * len(polls), "who waits is answered"
     assert "nothing of ours was running" in cluster.down()
     assert not cluster.pids("ray::ExecutionActor")
 

@@ -20,7 +20,7 @@ from tests.fixtures.postgres import RestartablePostgres, restartable_postgres
 from tests.fixtures.server import Server, eventually
 from tests.fixtures.workflows import chain
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900 if LONG else 300)
 
 CLIENTS = 32
 EXECUTIONS = 1_000 if LONG else 200
@@ -28,6 +28,7 @@ EXECUTIONS = 1_000 if LONG else 200
 RESTARTS, PAUSE_S = (5, (5.0, 40.0)) if LONG else (2, (2.0, 4.0))
 CUTTING_S = 30.0 if LONG else 6.0
 ANSWERED_WITHIN_S = 60.0
+ENDED_WITHIN_S = 90.0
 
 _STEP = {"model": "scripted/m", "prompt": "x", "options": {"latency_ms": 200, "responses": ["ok"]}}
 STEPS = chain("steps", **{name: {"kind": {"type": "model", **_STEP}} for name in ("a", "b", "c")})
@@ -78,6 +79,9 @@ class Clients:
             path = f"/executions/{execution_id}"
             answer = self.ask("GET", path)
             while answer["status"] == "running":
+                if time.monotonic() - began > ENDED_WITHIN_S:
+                    events = self.ask("GET", f"{path}/events")["events"]
+                    pytest.fail(f"{answer} has not ended: {events}; {self._server.workers()}")
                 answer = self.ask("GET", f"{path}?wait=10")
             with self._lock:
                 self.took_s.append(time.monotonic() - began)

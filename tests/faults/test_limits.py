@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Watch:
     def __init__(self, server: Server) -> None:
         self._url = server.database
         self._is_postgres = self._url.startswith("postgres")
+
+    def __enter__(self) -> "Watch":
         self._run("CREATE TABLE most (seen INTEGER)")
         self._run("INSERT INTO most VALUES (0)")
         count = f"SELECT count(*) FROM executions WHERE {BEGUN}"
@@ -44,12 +47,21 @@ class Watch:
                 "CREATE TRIGGER watch AFTER INSERT OR UPDATE ON executions"
                 " FOR EACH ROW EXECUTE FUNCTION watch()"
             )
-            return
+            return self
         for event in ("INSERT", "UPDATE"):
             self._run(
                 f"CREATE TRIGGER watch_{event} AFTER {event} ON executions BEGIN"
                 f" UPDATE most SET seen = max(seen, ({count})); END"
             )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_postgres:
+            self._run("DROP FUNCTION watch CASCADE")
+        else:
+            self._run("DROP TRIGGER watch_INSERT")
+            self._run("DROP TRIGGER watch_UPDATE")
+        self._run("DROP TABLE most")
 
     @property
     def most(self) -> int:
@@ -67,12 +79,44 @@ class Watch:
             connection.close()
 
 
-def test_a_stampede_runs_no_more_at_once_than_it_may_whatever_is_killed(server: Server) -> None:
-    watch = Watch(server)
-    status, answer = server.request(
-        "PUT", "/tenants/default", {"limits": {"max_concurrent_executions": SLOTS}}
-    )
+@pytest.fixture
+def limited(server: Server) -> Iterator[Server]:
+    """The server, where a tenant may have only so many executions at once."""
+    set_limit(server, SLOTS)
+    yield server
+    set_limit(server, None)
+
+
+def set_limit(server: Server, slots: int | None) -> None:
+    limits = {"max_concurrent_executions": slots}
+    status, answer = server.persist("PUT", "/tenants/default", {"limits": limits})
     assert status == 200, answer
+
+
+def count(server: Server, status: str) -> int:
+    code, answer = server.persist("GET", f"/executions?status={status}&limit=1")
+    assert code == 200, answer
+    return int(answer["total"])
+
+
+def test_a_stampede_runs_no_more_at_once_than_it_may_whatever_is_killed(limited: Server) -> None:
+    completed = count(limited, "completed")
+    with Watch(limited) as watch:
+        started = stampede(limited)
+        eventually(
+            lambda: count(limited, "running") == 0, within_s=180, what="the end of all that was started"
+        )
+        most = watch.most
+    assert len(set(started)) == len(started)
+    _, answer = limited.persist("GET", "/executions?status=failed")
+    assert answer["executions"] == []
+    assert count(limited, "completed") == completed + len(started)
+    assert SLOTS // 2 < most <= SLOTS
+    assert_log_is_whole(limited, entries_min=len(started) * 5)
+
+
+def stampede(server: Server) -> list[str]:
+    """Start many at once while processes are killed; returns the ids of those that were acknowledged."""
     told: Counter[int] = Counter()
     started: list[str] = []
     lock = threading.Lock()
@@ -97,18 +141,7 @@ def test_a_stampede_runs_no_more_at_once_than_it_may_whatever_is_killed(server: 
 
     assert set(told) <= {201, 429}, told
     assert told[201] >= STARTS * 4 // 5, "whoever is ready to wait is not refused"
-
-    def all_ended() -> bool:
-        return bool(server.persist("GET", "/executions?status=running")[1]["total"] == 0)
-
-    eventually(all_ended, within_s=180, what="the end of all that was started")
-    assert len(set(started)) == len(started)
-    status, answer = server.persist("GET", "/executions?status=failed")
-    assert answer["executions"] == []
-    status, answer = server.persist("GET", "/executions?status=completed&limit=1")
-    assert answer["total"] == len(started)
-    assert SLOTS // 2 < watch.most <= SLOTS
-    assert_log_is_whole(server, entries_min=len(started) * 5)
+    return started
 
 
 def assert_log_is_whole(server: Server, entries_min: int) -> None:

@@ -660,7 +660,7 @@ class Life(Process):
         if self.host is None:
             return
         self.world.note(f"{self.name} retires")
-        await self.host.release()
+        await self.host.close()
         await self.store.system.mark_dead((self.incarnation,))
 
 
