@@ -32,7 +32,7 @@ from actors.plans import PlanCache
 from actors.ray_metrics import RayMetrics
 from actors.runner import Runner
 from actors.settings import Settings
-from runtime.errors import JamjetError, Unavailable
+from runtime.errors import JamjetError
 from runtime.store import open_store
 from runtime.store.port import ExecutorRow, Store
 
@@ -158,8 +158,12 @@ class ExecutionActor:
 
     async def _live(self) -> None:
         """Boot, then beat and reconcile until the process ends."""
-        host = await self._boot()
-        await _patiently(host.heed_tenants)
+        try:
+            host = await self._boot()
+        except Exception:
+            # Calls would wait for it for ever, and Ray would take it for alive.
+            log.exception("%s could not boot: ending this process", self._name)
+            os._exit(1)
         self._ready.set_result(host)
         if self._execution_id is not None:
             await host.activate([self._execution_id])
@@ -201,6 +205,7 @@ class ExecutionActor:
             observer=HostObserver(self._metrics),
         )
         await self._register(host, context.get_node_id())
+        await _patiently(host.heed_tenants)
         return host
 
     async def _register(self, host: ExecutionHost, node_id: str) -> None:
@@ -293,7 +298,7 @@ async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
     while True:
         try:
             return await ask()
-        except Unavailable as error:
+        except JamjetError as error:
             log.warning("waiting for the store: %s", error)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 2.0)

@@ -742,6 +742,14 @@ class ExecutionHost:
         seat.tasks[key] = self._spawn(self._attempt(seat, effect))
 
     async def _attempt(self, seat: Seat, effect: RunNode) -> None:
+        try:
+            await self._attempt_once(seat, effect)
+        except Exception:
+            # Without its attempt the execution would wait for ever, with an owner that beats.
+            log.exception("an attempt of %s broke; it will be loaded again", seat.execution_id)
+            self._drop(seat)
+
+    async def _attempt_once(self, seat: Seat, effect: RunNode) -> None:
         if self._lease_is_doubtful() and not await self._still_ours(seat):
             self._drop(seat)
             return

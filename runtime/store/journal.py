@@ -132,14 +132,15 @@ class GroupCommitJournal:
                 return [error]
             return [answer for member in group for answer in self._commit([member])]
         except Exception as error:
-            return [again(error) for _ in group]
+            failure = self._database.failure(error)
+            return [again(failure) for _ in group]
 
     def _run_job(self, query: Query[Any], future: "asyncio.Future[Any]") -> None:
         answer: Answer
         try:
             answer = (future, self._open_writer().run(query))
         except Exception as error:
-            answer = (future, error)
+            answer = (future, self._database.failure(error))
         deliver((answer,))
 
     def _open_writer(self) -> Writer:

@@ -7,9 +7,9 @@ race may have to be rolled back and tried again.
 """
 
 import select
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, LiteralString
 
 import msgspec
 import psycopg
@@ -33,6 +33,11 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "5s",
     "client_encoding": "UTF8",
 }
+READING = "SET default_transaction_read_only = on"
+WRITING = (
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+)
 USAGE_SHARDS = 16
 """Rows that a tenant's use of a month is spread over."""
 TRIES_MAX = 5
@@ -56,9 +61,7 @@ class PostgresDatabase:
         self._reading = Backoff()
 
     def reader(self) -> Session:
-        connection = self._reading.attempt(self._connect)
-        connection.execute("SET default_transaction_read_only = on")
-        return Session(connection)
+        return Session(self._reading.attempt(lambda: self._connect(READING)))
 
     def writer(self) -> "PostgresWriter":
         return PostgresWriter(self)
@@ -79,14 +82,15 @@ class PostgresDatabase:
 
     def connect_writer(self) -> psycopg.Connection[Any]:
         """A connection whose commits reach the disk before they are acknowledged."""
-        connection = self._connect()
-        connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
-        )
-        return connection
+        return self._connect(WRITING)
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self, prepared: LiteralString = "") -> psycopg.Connection[Any]:
+        """A new connection on which ``prepared`` has run.
+
+        Raises:
+            Unavailable: the database cannot be reached, or hung up at once.
+        """
+        names = ", ".join(["set_config(%s, %s, false)"] * len(SETTINGS))
         try:
             connection = psycopg.connect(
                 self._conninfo,
@@ -95,13 +99,24 @@ class PostgresDatabase:
                 tcp_user_timeout=10_000,
                 application_name="jamjet",
             )
-            names = ", ".join(["set_config(%s, %s, false)"] * len(SETTINGS))
-            connection.execute(
-                f"SELECT {names}".encode(), [part for pair in SETTINGS.items() for part in pair]
-            )
+            with _closed_on_error(connection):
+                connection.execute(
+                    f"SELECT {names}".encode(), [part for pair in SETTINGS.items() for part in pair]
+                )
+                if prepared:
+                    connection.execute(prepared)
         except psycopg.Error as error:
             raise Unavailable(f"the database cannot be reached: {describe(error)}") from error
         return connection
+
+
+@contextmanager
+def _closed_on_error(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def server_settings(conninfo: str) -> dict[str, str]:

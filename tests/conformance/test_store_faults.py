@@ -12,6 +12,8 @@ import pytest
 
 from runtime.errors import OutcomeUnknown, Unavailable
 from runtime.store import Outcome, Store, Turn
+from runtime.store import postgres as postgres_module
+from runtime.store.backoff import DELAY_MAX_S
 from runtime.store.faulty import DuplicateCommitted, Fault, FaultyStore
 from runtime.store.journal import GroupCommitJournal
 from runtime.store.postgres import SETTINGS
@@ -193,6 +195,28 @@ async def test_cut_connections_are_opened_again(postgres: Postgres, postgres_ser
         assert fence is not None
         assert fence.sequence == after
         assert await store.journal.commit(next_turn("exec_1", after)) is Outcome.COMMITTED
+
+
+async def test_a_connection_that_is_cut_while_it_is_made_is_unavailable(
+    postgres: Postgres, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await postgres.open()
+    await store.journal.commit(first_turn("exec_1"))
+    hang_up = "SELECT pg_terminate_backend(pg_backend_pid())"
+    with monkeypatch.context() as broken:
+        for prepared in ("READING", "WRITING"):
+            broken.setattr(postgres_module, prepared, hang_up)
+        postgres_server.terminate(postgres.url)
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                await store.journal.commit(next_turn("exec_1", 1))
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                await store.system.heartbeat("a#1", live=0, state="active")
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                await store.system.fence("exec_1")
+            await asyncio.sleep(DELAY_MAX_S)
+    assert await store.journal.commit(next_turn("exec_1", 1)) is Outcome.COMMITTED
+    assert await store.system.fence("exec_1") is not None
 
 
 async def test_connections_cut_under_load_lose_and_double_nothing(

@@ -9,8 +9,10 @@ import pytest
 import pytest_asyncio
 
 from actors.host import ExecutionHost, Redirect
+from actors.observer import Attempt, HostObserver
 from actors.plans import PlanCache
 from actors.port import SignalRequest, StartRequest
+from actors.seat import Seat
 from runtime import jsonvalue
 from runtime import signals as sg
 from runtime.effects import RunNode
@@ -100,8 +102,7 @@ class World:
             )
         )  # fmt: skip
 
-    async def paused(self) -> None:
-        """``exec_1`` waits for its approval."""
+    async def start(self, isolation: str = "shared") -> None:
         await self.host.start(
             StartRequest(
                 tenant_id="t",
@@ -109,29 +110,26 @@ class World:
                 workflow_id="approve",
                 workflow_version="1.0.0",
                 input={"n": 1},
+                isolation=isolation,
             )
         )
+
+    async def until(self, status: str) -> None:
         async with asyncio.timeout(5):
-            while self.database.executions["exec_1"].status != "paused":  # noqa: ASYNC110
+            while self.database.executions["exec_1"].status != status:  # noqa: ASYNC110
                 await asyncio.sleep(0)
+
+    async def paused(self) -> None:
+        """``exec_1`` waits for its approval."""
+        await self.start()
+        await self.until("paused")
 
     async def paused_dedicated(self) -> None:
         """``exec_1`` waits for its approval, and its own actor has left; ``host`` is a shared one now."""
-        await self.host.start(
-            StartRequest(
-                tenant_id="t",
-                execution_id="exec_1",
-                workflow_id="approve",
-                workflow_version="1.0.0",
-                input={"n": 1},
-                isolation="dedicated",
-            )
-        )
+        await self.start("dedicated")
         assert self.database.executions["exec_1"].owner is None
         await self.host.activate(["exec_1"])
-        async with asyncio.timeout(5):
-            while self.database.executions["exec_1"].status != "paused":  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await self.until("paused")
         await self.host.close()
         self.host = self.another("b#1", runs_dedicated=False)
 
@@ -149,6 +147,32 @@ async def world() -> AsyncIterator[World]:
     await made.open()
     yield made
     await made.host.close()
+
+
+class BreaksOnce(HostObserver):
+    """The first attempt that it is to look at breaks it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_broken = False
+
+    def attempt(self, seat: Seat, effect: RunNode) -> Attempt:
+        if not self.has_broken:
+            self.has_broken = True
+            raise RuntimeError("a bug")
+        return super().attempt(seat, effect)
+
+
+async def test_an_attempt_that_breaks_is_made_again(world: World) -> None:
+    world.host._observer = BreaksOnce()
+    await world.start()
+    async with asyncio.timeout(5):
+        while world.host.live:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    row = world.database.executions["exec_1"]
+    assert (row.status, row.owner) == ("running", "a#1"), "nobody else would take it up"
+    await world.host.reconcile()
+    await world.until("paused")
 
 
 async def told(tasks: list[asyncio.Task[dict[str, Any]]]) -> list[Any]:
@@ -254,9 +278,7 @@ async def test_a_signal_to_a_dedicated_execution_is_decided_here_and_run_by_its_
 
     own = world.another("execution:exec_1#1")
     await own.activate(["exec_1"])
-    async with asyncio.timeout(5):
-        while world.database.executions["exec_1"].status != "completed":  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await world.until("completed")
     events = await world.store.tenant("t").events("exec_1")
     assert [e.sequence for e in events] == list(range(1, len(events) + 1))
     await own.close()
