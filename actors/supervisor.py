@@ -127,6 +127,9 @@ class Supervisor:
 
     async def _keep_fleet(self, executors: list[ExecutorRow]) -> None:
         """The fleet as far as Ray answers: where it does not, what there is goes on."""
+        if not self._trusts_silence():
+            # Otherwise the first that beats after an outage would be taken for the only one.
+            executors = [msgspec.structs.replace(row, gone=row.state == "dead") for row in executors]
         try:
             await self._keeper.keep(executors, self._unplaced)
         except Unavailable as error:
@@ -186,8 +189,11 @@ class Supervisor:
         task.add_done_callback(self._activating.discard)
 
     def _is_offered_now(self, row: SweepRow) -> bool:
-        trusted = asyncio.get_running_loop().time() >= self._trusts_silence_at
-        return row.execution_id not in self._offered and (trusted or row.reason != "owner_gone")
+        trusted = row.reason != "owner_gone" or self._trusts_silence()
+        return trusted and row.execution_id not in self._offered
+
+    def _trusts_silence(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._trusts_silence_at
 
     async def _offer(self, name: str, execution_ids: list[str]) -> None:
         self._offered.update(execution_ids)
