@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# As many at once as there are cores; with Ray one by one, in order, and none after the first failure.
+AT_ONCE := -n auto --maxprocesses 8
+WITH_RAY := -p no:randomly -x -v -o console_output_style=times
+
 .PHONY: setup demo test lint unit conformance api postgresql compat openapi docs cluster faults bench clean
 
 setup: $(READY)
@@ -19,8 +23,8 @@ demo: setup
 
 # Everything that must hold before a change goes in.
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/conformance tests/api tests/compat tests/docs
-	$(BIN)/python -m pytest -p no:randomly tests/cluster tests/faults
+	$(BIN)/python -m pytest $(AT_ONCE) tests/unit tests/conformance tests/api tests/compat tests/docs
+	$(BIN)/python -m pytest $(WITH_RAY) tests/cluster tests/faults
 
 lint: setup
 	$(BIN)/ruff check .
@@ -33,8 +37,8 @@ unit conformance api cluster: setup
 
 # What needs no particular database once more, on a real PostgreSQL from a wheel.
 postgresql: setup
-	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/api
-	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest -p no:randomly tests/cluster
+	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest $(AT_ONCE) tests/api
+	JAMJET_TEST_DATABASE=postgresql $(BIN)/python -m pytest $(WITH_RAY) tests/cluster
 
 # The documentation, as a site in build/site; its generated pages are made on the way.
 docs: setup
@@ -50,7 +54,7 @@ openapi: setup
 
 # The long form: each kind of process killed 15 times under load, on both databases.
 faults: setup
-	JAMJET_FAULTS=long $(BIN)/python -m pytest -p no:randomly tests/faults
+	JAMJET_FAULTS=long $(BIN)/python -m pytest $(WITH_RAY) tests/faults tests/cluster/test_dedicated.py
 
 bench: setup
 	$(BIN)/python benchmarks/three_steps.py

@@ -1,22 +1,24 @@
 """A server on each database, with the workflows of the load. All tests share it: each leaves it working."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.load import Load
+from tests.fixtures.long import LONG
 from tests.fixtures.postgres import PostgresServer, postgres_server
 from tests.fixtures.server import Server
 from tests.fixtures.workflows import ALL, FUNCTIONS
 
 __all__ = ["postgres_server"]
 
-LONG = os.environ.get("JAMJET_FAULTS") == "long"
+DATABASES = ["sqlite", "postgresql"]
+EACH_DATABASE = pytest.mark.parametrize("server", DATABASES if LONG else DATABASES[:1], indirect=True)
+"""For what ``test_cluster`` does on PostgreSQL: there is no need of it twice in `make test`."""
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=DATABASES)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     database = None
     if request.param == "postgresql":

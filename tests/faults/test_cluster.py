@@ -21,11 +21,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.faults.conftest import LONG
 from tests.faults.load import Load
 from tests.faults.lost_node import held_by, stood_still, three_steps
 from tests.faults.promises import check_promises
 from tests.fixtures.cluster import Node, RayCluster
+from tests.fixtures.long import LONG
 from tests.fixtures.postgres import PostgresServer
 from tests.fixtures.server import eventually
 from tests.fixtures.workflows import ALL, FUNCTIONS, chain

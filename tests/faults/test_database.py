@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from runtime.store.port import OWNER_GONE_MS
-from tests.faults.conftest import LONG
 from tests.faults.test_kills import working
+from tests.fixtures.long import LONG
 from tests.fixtures.postgres import RestartablePostgres, restartable_postgres
 from tests.fixtures.server import Server, eventually
 from tests.fixtures.workflows import chain

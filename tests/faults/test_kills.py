@@ -5,18 +5,18 @@ import signal
 
 import pytest
 
-from tests.faults.conftest import LONG
+from tests.faults.conftest import EACH_DATABASE
 from tests.faults.load import Load
+from tests.fixtures.long import LONG
 from tests.fixtures.server import Server, eventually
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900 if LONG else 300)
 
 KILLS, LIVE = (15, 200) if LONG else (3, 60)
 KINDS = ("ExecutionActor", "NodeWorker", "Supervisor", "ServeReplica")
 
 
-# In `make test` PostgreSQL has its kills in ``test_cluster``.
-@pytest.mark.parametrize("server", ["sqlite", "postgresql"] if LONG else ["sqlite"], indirect=True)
+@EACH_DATABASE
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill(server: Server, load: Load, kind: str) -> None:
     for _ in range(KILLS):

@@ -20,7 +20,7 @@ import pytest
 from tests.faults.test_kills import kill_one, working
 from tests.fixtures.server import Server, eventually
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(400)
 
 STARTS, SLOTS, CLIENTS = 500, 10, 16
 KILLS = ("ExecutionActor", "NodeWorker", "ExecutionActor", "Supervisor")
