@@ -729,8 +729,12 @@ class ExecutionHost:
             seat.mailbox.appendleft(Mail(failed))
         elif mail.reply is not None:
             mail.refuse(BadRequest(error.detail))
+            if seat.new is not None:
+                self._drop(seat)
         else:
+            # It would wait for ever, with an owner that beats.
             log.error("the store refused %s of %s: %s", type(signal).__name__, seat.execution_id, error)
+            self._drop(seat)
 
     # --- effects --------------------------------------------------------------------------------
 

@@ -47,6 +47,13 @@ _SOME_LOST: dict[str, str] = {}
 """Not every member of a group got through, so nothing was written."""
 
 _TRANSIENT = (errors.DeadlockDetected, errors.SerializationFailure)
+_LAST_WORDS = (
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.IdleInTransactionSessionTimeout,
+    errors.IdleSessionTimeout,
+)
 _REFUSED_VALUES = (errors.DataError, errors.IntegrityError, UnicodeEncodeError, OverflowError)
 
 
@@ -218,9 +225,12 @@ class PostgresWriter:
         except errors.DivisionByZero:
             return _SOME_LOST
         except Exception as error:
-            if connection.broken or connection.closed:
+            if _is_lost(connection, error):
                 chains.begin_anew()
                 raise _unknown(error) from error
+            if _is_taken_place(error):
+                chains.begin_anew()
+                return None
             raise _failure(error) from error
         chains.committed()
         return {row[0]: row[1] for row in rows}
@@ -285,16 +295,34 @@ class PostgresWriter:
                 self._audit.append(connection.cursor(), entries)
                 connection.execute("COMMIT")
         except Exception as error:
-            if connection.broken or connection.closed:
+            if _is_lost(connection, error):
                 self._audit.chains.begin_anew()
                 raise _unknown(error) from error
             self._rollback(connection)
+            if _is_taken_place(error):
+                self._audit.chains.begin_anew()
+                raise Contended("a chain of audit entries is not where it was") from error
             raise _failure(error) from error
         self._audit.chains.committed()
 
     def _rollback(self, connection: psycopg.Connection[Any]) -> None:
         with suppress(psycopg.Error):
             connection.execute("ROLLBACK")
+
+
+def _is_lost(connection: psycopg.Connection[Any], error: Exception) -> bool:
+    """Whether the server may have committed, and could only not say so.
+
+    Its last words on a connection that it ends may come in place of an answer, before psycopg sees the end.
+    """
+    if connection.broken or connection.closed or isinstance(error, _LAST_WORDS):
+        return True
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+
+
+def _is_taken_place(error: Exception) -> bool:
+    """Whether an audit entry's place is taken: a chain of ours is not where we believe it is."""
+    return isinstance(error, errors.UniqueViolation) and error.diag.table_name == "audit"
 
 
 def _audited(turns: Sequence[Turn]) -> list[Audited]:

@@ -11,8 +11,10 @@ import pytest
 from runtime.audit.check import Report, check_log
 from runtime.audit.entries import IDLE_MS, AuditEntry, AuditRow, Origin
 from runtime.audit.seals import Seal, SigningKey
-from runtime.errors import Conflict, LimitReached, NotFound, ValueRejected
-from runtime.store import Outcome, Store, TokenRow, Turn, sealing
+from runtime.errors import Conflict, LimitReached, NotFound, OutcomeUnknown, Unavailable, ValueRejected
+from runtime.store import Outcome, Store, TokenRow, Turn, open_store, sealing
+from runtime.store.journal import GroupCommitJournal
+from runtime.store.postgres import GROUP_AND_AUDIT, PostgresWriter
 from tests.conformance.store_cases import (
     Database,
     Sql,
@@ -163,6 +165,71 @@ async def test_an_entry_that_no_store_can_hold_is_its_turns_own_trouble(store: S
     assert (found[0], found[2]) == (Outcome.COMMITTED, Outcome.COMMITTED)
     assert isinstance(found[1], ValueRejected)
     await assert_whole(store, 2)
+
+
+class LastWords:
+    """A connection that is ended when it has committed a group: the server's last words are the answer."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._real = connection
+        self.spoken = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def execute(self, query: Any, *args: Any, **given: Any) -> Any:
+        result = self._real.execute(query, *args, **given)
+        if query is GROUP_AND_AUDIT and not self.spoken:
+            self.spoken = True
+            raise psycopg.errors.AdminShutdown("terminating connection due to administrator command")
+        return result
+
+
+async def test_last_words_instead_of_an_answer_leave_the_outcome_unknown(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group may be committed, and its entries with it: none may be put in their places."""
+    store = await open_store(postgres_url)
+    try:
+        await store.journal.commit(audited(first_turn("exec_1"), entry()))
+        ready = PostgresWriter._ready
+        ending: list[LastWords] = []
+
+        def cut(self: PostgresWriter) -> Any:
+            ending[:] = ending or [LastWords(ready(self))]
+            return ending[0] if not ending[0].spoken else ready(self)
+
+        monkeypatch.setattr(PostgresWriter, "_ready", cut)
+        with pytest.raises(OutcomeUnknown):
+            await store.journal.commit(audited(next_turn("exec_1", 1), entry(2)))
+        for after in (2, 3):
+            turn = audited(next_turn("exec_1", after), entry(after + 1))
+            assert await store.journal.commit(turn) is Outcome.COMMITTED
+        await assert_whole(store, 4)
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_a_chain_that_is_not_where_it_was_is_not_gone_on_with(postgres_url: str, keyed: bool) -> None:
+    store = await open_store(postgres_url)
+    try:
+        await store.journal.commit(audited(first_turn("exec_1"), entry()))
+        assert isinstance(store.journal, GroupCommitJournal)
+        writer = store.journal._writer
+        assert isinstance(writer, PostgresWriter)
+        before = dict(writer._audit.chains._heads)
+        await store.journal.commit(audited(next_turn("exec_1", 1), entry(2)))
+        writer._audit.chains._heads = before
+
+        turn = next_turn("exec_1", 2, idempotency=record("key") if keyed else None)
+        if keyed:
+            with pytest.raises(Unavailable):
+                await store.journal.commit(audited(turn, entry(3)))
+        assert await store.journal.commit(audited(turn, entry(3))) is Outcome.COMMITTED
+        await assert_whole(store, 3)
+    finally:
+        await store.close()
 
 
 async def test_many_turns_of_many_processes_make_whole_chains(database: Database) -> None:

@@ -16,7 +16,7 @@ from actors.seat import Seat
 from runtime import jsonvalue
 from runtime import signals as sg
 from runtime.effects import RunNode
-from runtime.errors import Conflict, NotFound, Unavailable
+from runtime.errors import BadRequest, Conflict, JamjetError, NotFound, Unavailable, ValueRejected
 from runtime.graph import encode_graph
 from runtime.ir import RegistrationPolicy, compile_ir
 from runtime.store.memory import MemoryStore
@@ -41,19 +41,23 @@ class Runner:
 
 
 class Journal:
-    """Refuses so many commits, then passes them on."""
+    """After ``passes`` commits refuses so many, then passes them on."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._real = store.journal
+        self.passes = 0
         self.refusals = 0
+        self.error: JamjetError = Unavailable("no disk")
         self.at_commit: asyncio.Event | None = None
 
     async def commit(self, turn: Turn) -> Outcome:
         if self.at_commit is not None:
             await self.at_commit.wait()
-        if self.refusals:
+        if self.passes:
+            self.passes -= 1
+        elif self.refusals:
             self.refusals -= 1
-            raise Unavailable("no disk")
+            raise self.error
         return await self._real.commit(turn)
 
 
@@ -147,6 +151,27 @@ async def world() -> AsyncIterator[World]:
     await made.open()
     yield made
     await made.host.close()
+
+
+async def test_a_start_that_the_store_cannot_hold_leaves_nothing_behind(world: World) -> None:
+    world.journal.error = ValueRejected("the database refused the values")
+    world.journal.refusals = 1
+    with pytest.raises(BadRequest):
+        await world.start()
+    assert world.host.live == 0
+
+
+async def test_a_turn_that_the_store_cannot_hold_is_not_waited_for_for_ever(world: World) -> None:
+    """The store may refuse what it should take; when it takes it again, the execution goes on."""
+    world.journal.error = ValueRejected("the database refused the values")
+    world.journal.passes, world.journal.refusals = 1, 2
+    await world.start()
+    async with asyncio.timeout(5):
+        while world.host.live:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert not world.journal.refusals, "the result, then its failure, were both refused"
+    await world.host.reconcile()
+    await world.until("paused")
 
 
 class BreaksOnce(HostObserver):
