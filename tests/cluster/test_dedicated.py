@@ -42,6 +42,7 @@ def test_many_at_once_and_one_of_them_is_killed(server: Server, tmp_path: Path) 
     before = eventually(all_there, within_s=90, what=f"{AT_ONCE} actors")
     assert len({actor["pid"] for actor in before.values()}) == AT_ONCE
     victim = ids[7]
+    eventually(lambda: all(started(server, execution_id) for execution_id in ids), what="their functions")
     os.kill(before[victim]["pid"], signal.SIGKILL)
 
     def resumed() -> bool:
