@@ -33,7 +33,8 @@ async def ask_ray(question: Any, *args: Any) -> Any:
         Unavailable: it did not answer in time.
     """
     try:
-        return await asyncio.wait_for(asyncio.to_thread(question, *args), ANSWER_WITHIN_S)
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            return await asyncio.to_thread(question, *args)
     except (TimeoutError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
         # A ValueError: another process has just made an actor of this name.
         raise Unavailable(f"Ray does not say: {type(error).__name__}") from error

@@ -34,7 +34,8 @@ class Listener:
     async def wait(self, timeout_s: float) -> bool:
         """Wait for a move or a piece; False if neither came in time."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
         came = self._woken.is_set()
         self._woken.clear()
         return came

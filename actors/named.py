@@ -62,7 +62,8 @@ class NamedActors:
             handle = await self.find(name)
             if handle is None:
                 return None
-            return await asyncio.wait_for(getattr(handle, method).remote(*args), within_s)
+            async with asyncio.timeout(within_s):
+                return await getattr(handle, method).remote(*args)
         except ActorDiedError:
             self.forget(name)
             log.info("%s is dead: no %s", name, method)

@@ -50,7 +50,8 @@ class Watcher:
         self._waiters[execution_id].add(waiter)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken, min(timeout_s, FALLBACK_S))
+                async with asyncio.timeout(min(timeout_s, FALLBACK_S)):
+                    await woken
         finally:
             self._waiters[execution_id].discard(waiter)
             if not self._waiters[execution_id]:

@@ -82,7 +82,8 @@ class Refusals:
     async def _write_later(self) -> None:
         while self._counted:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._every_s)
+                async with asyncio.timeout(self._every_s):
+                    await self._closing.wait()
             await self._write()
 
     async def _write(self) -> None:

@@ -116,7 +116,8 @@ class RayAgents:
         question = asked.encode_ask(ask)
         while (left := until - loop.time()) > 0:
             try:
-                data: bytes = await asyncio.wait_for(self._registry().ask.remote(question), left)
+                async with asyncio.timeout(left):
+                    data: bytes = await self._registry().ask.remote(question)
             except (ray.exceptions.RayError, ValueError):
                 self._handle = None
                 await asyncio.sleep(PAUSE_S)

@@ -83,7 +83,8 @@ class NodeWorkerHost:
         until = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return await asyncio.wait_for(getattr(self._handle, method).remote(*args), ATTEMPT_S)
+                async with asyncio.timeout(ATTEMPT_S):
+                    return await getattr(self._handle, method).remote(*args)
             except (RayActorError, TimeoutError) as error:
                 problem: Exception = error
             except RayError as error:
