@@ -8,7 +8,6 @@ A signal goes to the execution's owner, or to an actor that becomes it.
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
@@ -28,7 +27,7 @@ from actors.metrics import Metrics, Process
 from actors.named import NamedActors
 from actors.nodes import ClusterNode, ClusterView
 from actors.plans import PlanCache
-from actors.port import Installation, SignalRequest, StartRequest
+from actors.port import Installation, KeyTaken, SignalRequest, StartRequest
 from actors.recorder import record_start
 from actors.settings import Settings
 from actors.watcher import Watcher
@@ -41,6 +40,8 @@ from runtime.store.port import Store
 log = logging.getLogger("jamjet.client")
 
 START_WITHIN_S = 0.5
+START_TTL_MS = 2_000
+"""An actor makes no start durable that it was asked for longer ago."""
 SIGNAL_WITHIN_S = 5.0
 HOPS_MAX = 3
 OWNERS_MAX = 4_000
@@ -84,7 +85,6 @@ class RayExecutions:
         self.store = store
         self._metrics = recorded or Metrics()
         self._settings = settings
-        self._sender = secrets.token_hex(8)
         self._plans = PlanCache(store.system)
         self._actors = NamedActors(settings.namespace)
         self._directory = Directory(store.system)
@@ -134,15 +134,38 @@ class RayExecutions:
         if self._directory.backlog >= self._settings.backlog_max:
             raise Overloaded("too many executions wait to be taken up", retry_after_s=2)
         courier = await self._least_loaded() if request.isolation == "shared" else None
-        if courier is not None:
+        if courier is None:
+            await self._record(request)
+            return
+        request = msgspec.structs.replace(request, deadline=self._directory.clock.now() + START_TTL_MS)
+        asked = asyncio.ensure_future(courier.send(request))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(START_WITHIN_S):
+                await asyncio.shield(asked)
+        except (TimeoutError, ActorLost, OutcomeUnknown) as error:
+            log.info("recording %s itself: %s", request.execution_id, type(error).__name__)
+            await self._record_asked(request, asked)
+        else:
+            self._remember(request.execution_id, courier.name)
+            self._placed[courier.name] += 1
+
+    async def _record_asked(self, request: StartRequest, asked: asyncio.Future[dict[str, Any]]) -> None:
+        """Record a start that an actor may still make durable, so that no refusal is the last word."""
+        try:
+            await self._record(request)
+        except KeyTaken:
+            raise
+        except JamjetError as error:
             try:
-                await asyncio.wait_for(courier.send(request), START_WITHIN_S)
-            except (TimeoutError, ActorLost, OutcomeUnknown) as error:
-                log.info("recording %s itself: %s", request.execution_id, type(error).__name__)
-            else:
-                self._remember(request.execution_id, courier.name)
-                self._placed[courier.name] += 1
-                return
+                async with asyncio.timeout(START_TTL_MS / 1_000):
+                    await asked
+            except (TimeoutError, ActorLost, OutcomeUnknown):
+                raise _unknown() from error
+        finally:
+            asked.cancel()
+
+    async def _record(self, request: StartRequest) -> None:
         begins = await record_start(self.store, self._plans, request)
         self._metrics.executions_started.add(request.isolation)
         if begins and request.isolation == "dedicated":
@@ -167,7 +190,8 @@ class RayExecutions:
                 await asyncio.sleep(PAUSE_S)
                 continue
             try:
-                answer = await asyncio.wait_for(courier.send(request), left)
+                async with asyncio.timeout(left):
+                    answer = await courier.send(request)
             except Redirect as redirect:
                 hops += 1
                 owner = redirect.fields.get("owner")
@@ -183,10 +207,7 @@ class RayExecutions:
                 break
             else:
                 return answer
-        raise OutcomeUnknown(
-            "no owner answered: outcome unknown, repeat with the same Idempotency-Key",
-            retry_after_s=1,
-        )
+        raise _unknown()
 
     async def changed(
         self, execution_id: str, *, after: int, timeout_s: float, settled: bool = False
@@ -295,7 +316,8 @@ class RayExecutions:
         with contextlib.suppress(Unavailable):
             handle = await self._actors.find(name)
             if handle is not None:
-                courier = self._couriers[name] = Courier(name, handle, self._sender)
+                # Others may have asked meanwhile: one courier for all, so that requests travel together.
+                courier = self._couriers.setdefault(name, Courier(name, handle))
         return courier
 
     # --- upkeep ---------------------------------------------------------------------------------
@@ -333,3 +355,9 @@ class RayExecutions:
             except Unavailable as error:
                 log.warning("the supervisor was not looked for: %s", error)
             await asyncio.sleep(SUPERVISOR_CHECK_S)
+
+
+def _unknown() -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "no owner answered: outcome unknown, repeat with the same Idempotency-Key", retry_after_s=1
+    )

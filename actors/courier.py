@@ -5,6 +5,7 @@ What waits while calls are under way goes with the next one, bounded by count an
 
 import asyncio
 import itertools
+import secrets
 from collections import deque
 from typing import Any
 
@@ -29,10 +30,11 @@ class ActorLost(JamjetError):
 class Courier:
     """A coalescing sender to one actor."""
 
-    def __init__(self, name: str, handle: Any, sender: str) -> None:
+    def __init__(self, name: str, handle: Any) -> None:
         self.name = name
         self.handle = handle
-        self._sender = sender
+        # The actor keeps late answers by sender and number, and two couriers count from 1 both.
+        self._sender = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._waiting: deque[tuple[int, StartRequest | SignalRequest]] = deque()
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}

@@ -201,7 +201,7 @@ class ExecutionHost:
             only_record=record_only,
             queue=request.queue,
         )
-        mail = Mail(signal, seat.started, request.idempotency)
+        mail = Mail(signal, seat.started, request.idempotency, request.deadline)
         mail.origin, mail.traceparent = request.origin, request.traceparent
         self._put(seat, mail)
         return seat
@@ -426,10 +426,12 @@ class ExecutionHost:
         is_first_of_ours = not seat.taken and not seat.elsewhere and not is_terminal(seat.state)
         if not events and not (is_first_of_ours and decisions):
             answer_all(decisions, refusals)
+            if seat.new is not None:
+                self._drop(seat)
             return
         turn = self._turn(seat, state, decisions)
         try:
-            outcome = await self._commit(turn)
+            outcome = await self._commit(turn, batch[0].deadline if seat.new is not None else 0)
         except ValueRejected as error:
             self._observer.not_committed("rejected")
             self._reject_value(seat, batch, error)
@@ -462,7 +464,7 @@ class ExecutionHost:
         for mail in batch:
             now = self._clock.now()
             if mail.deadline and now > mail.deadline:
-                refusals.append((mail, OutcomeUnknown("the signal came too late to be taken")))
+                refusals.append((mail, OutcomeUnknown("it came too late to be taken")))
                 continue
             measure = self._may_outgrow(seat, mail.signal)
             policy = self._tenants.policy(seat.tenant_id)
@@ -539,13 +541,18 @@ class ExecutionHost:
         body = jsonvalue.encode({"execution_id": seat.execution_id, **answer}).decode()
         return msgspec.structs.replace(record, body=body)
 
-    async def _commit(self, turn: Turn) -> Outcome:
-        """Commit, and find out what became of it if the answer was lost (DESIGN: unknown outcomes)."""
+    async def _commit(self, turn: Turn, start_until: int) -> Outcome:
+        """Commit, and find out what became of it if the answer was lost (DESIGN: unknown outcomes).
+
+        ``start_until``: it is a start, and is not tried again after this; 0: it is none, or has no deadline.
+        """
         while True:
             try:
                 return await self._store.journal.commit(turn)
             except OutcomeUnknown:
                 fence = await self._read_fence(turn.execution_id)
+                if fence is None and 0 < start_until < self._clock.now():
+                    raise
             if fence == Fence(turn.owner, turn.owner_epoch, turn.sequence) and await self._is_logged(turn):
                 return Outcome.COMMITTED
             if (fence is None and turn.new is None) or (fence is not None and not _stands_at(fence, turn)):

@@ -25,7 +25,10 @@ class KeyTaken(Conflict):
 
 
 class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Start ``execution_id``, which the caller minted, so that a repeat is the same start."""
+    """Start ``execution_id``, which the caller minted, so that a repeat is the same start.
+
+    An owner makes it durable before ``deadline`` or not at all.
+    """
 
     tenant_id: str
     execution_id: str
@@ -36,6 +39,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, Any] | None = None
     queue: bool = False
     """Where the tenant runs as many executions as it may: wait for a slot rather than be refused."""
+    deadline: int = 0
+    """In ms since the epoch by the database's clock; 0: none."""
     idempotency: IdempotencyRecord | None = None
     origin: Origin | None = None
     """Who asks, for the audit log; None: the runtime itself."""

@@ -792,6 +792,7 @@ class Replica:
             workflow_version="1",
             input={},
             queue=self.world.story.slots is not None,
+            deadline=self.world.database_now() + 2_000 if self.world.draw.random() < 0.7 else 0,
             idempotency=record,
         )
         life = self.world.any_life() if self.world.story.callers else self.world.lives[0]

@@ -16,7 +16,15 @@ from actors.seat import Seat
 from runtime import jsonvalue
 from runtime import signals as sg
 from runtime.effects import RunNode
-from runtime.errors import BadRequest, Conflict, JamjetError, NotFound, Unavailable, ValueRejected
+from runtime.errors import (
+    BadRequest,
+    Conflict,
+    JamjetError,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+    ValueRejected,
+)
 from runtime.graph import encode_graph
 from runtime.ir import RegistrationPolicy, compile_ir
 from runtime.store.memory import MemoryStore
@@ -106,7 +114,7 @@ class World:
             )
         )  # fmt: skip
 
-    async def start(self, isolation: str = "shared") -> None:
+    async def start(self, isolation: str = "shared", *, deadline: int = 0) -> None:
         await self.host.start(
             StartRequest(
                 tenant_id="t",
@@ -115,6 +123,7 @@ class World:
                 workflow_version="1.0.0",
                 input={"n": 1},
                 isolation=isolation,
+                deadline=deadline,
             )
         )
 
@@ -159,6 +168,35 @@ async def test_a_start_that_the_store_cannot_hold_leaves_nothing_behind(world: W
     with pytest.raises(BadRequest):
         await world.start()
     assert world.host.live == 0
+
+
+async def test_a_start_that_comes_too_late_is_not_taken(world: World) -> None:
+    with pytest.raises(OutcomeUnknown, match="too late"):
+        await world.start(deadline=NOW - 1)
+    assert world.host.live == 0
+    assert not world.database.executions
+    await world.start(deadline=NOW)
+    await world.until("paused")
+
+
+async def test_a_start_with_an_unknown_outcome_is_tried_again_until_its_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.journal.error = OutcomeUnknown("the connection was lost during a commit")
+    world.journal.refusals = 3
+    await world.start(deadline=NOW)
+    await world.until("paused")
+    await world.host.close()
+
+    world.host = world.another("a#2")
+    world.database.executions.clear()
+    world.journal.refusals = 3
+    monkeypatch.setattr(world.host._clock, "now", iter([NOW, NOW, NOW, NOW + 1]).__next__)
+    with pytest.raises(OutcomeUnknown, match="connection was lost"):
+        await world.start(deadline=NOW)
+    assert world.host.live == 0
+    assert not world.database.executions
+    assert world.journal.refusals == 2
 
 
 async def test_a_turn_that_the_store_cannot_hold_is_not_waited_for_for_ever(world: World) -> None:
