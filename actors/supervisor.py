@@ -19,6 +19,7 @@ from actors import logs, metrics, names
 from actors.audit_key import signing_key
 from actors.dedicated import DedicatedStarter
 from actors.keeper import FleetKeeper
+from actors.lock_guard import LockGuard
 from actors.metrics import Metrics
 from actors.named import NamedActors
 from actors.ray_metrics import RayMetrics
@@ -29,6 +30,7 @@ from runtime.audit.seals import SigningKey
 from runtime.errors import JamjetError, Unavailable
 from runtime.store import open_store
 from runtime.store.port import OWNER_GONE_MS, ExecutorRow, Store, SweepRow
+from runtime.store.url import SqliteUrl, parse_url
 
 log = logging.getLogger("jamjet.supervisor")
 
@@ -72,6 +74,12 @@ class Supervisor:
             asyncio.get_event_loop().create_task(self._live(self._keep_fleet)),
             asyncio.get_event_loop().create_task(self._live(self._round)),
         ]
+        database = parse_url(self._settings.database_url)
+        if isinstance(database, SqliteUrl):
+            self._lock_guard = LockGuard(database.path, raylet=os.getppid())
+            self._life.append(
+                asyncio.get_event_loop().create_task(self._live(self._guard_lock, counted=False))
+            )
 
     async def describe(self) -> dict[str, Any]:
         """``{"pid", "node", "rounds", "digest", "idle_ms"}``: the last is how long ago a round ended."""
@@ -87,7 +95,9 @@ class Supervisor:
         """What this process has counted, as ``metrics.Snapshot``."""
         return metrics.encode(self._metrics.snapshot())
 
-    async def _live(self, work: Callable[[list[ExecutorRow]], Awaitable[None]]) -> None:
+    async def _live(
+        self, work: Callable[[list[ExecutorRow]], Awaitable[None]], *, counted: bool = True
+    ) -> None:
         """Do this for ever. Rounds of the fleet may wait for actors, and must not hold up the sweep."""
         loop = asyncio.get_running_loop()
         while True:
@@ -98,7 +108,8 @@ class Supervisor:
                 log.warning("a round was cut short: %s", error)
             except Exception:
                 log.exception("a round broke")
-            self._metrics.supervisor_round_seconds.observe(loop.time() - began)
+            if counted:
+                self._metrics.supervisor_round_seconds.observe(loop.time() - began)
             await asyncio.sleep(ROUND_S)
 
     async def _executors(self) -> list[ExecutorRow]:
@@ -150,6 +161,10 @@ class Supervisor:
             await self._store.system.mark_dead(tuple(row.incarnation for _, row in dead))
             for index, row in dead:
                 executors[index] = msgspec.structs.replace(row, gone=True)
+
+    async def _guard_lock(self, executors: list[ExecutorRow]) -> None:
+        """Beside the rounds, which write and so wait for the lock themselves."""
+        self._lock_guard.look(executors, asyncio.get_running_loop().time())
 
     # --- the sweep ------------------------------------------------------------------------------
 

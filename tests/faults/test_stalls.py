@@ -1,7 +1,9 @@
 """An owner that stalls (SIGSTOP) is taken over, and what it does when it goes on comes to nothing."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +37,7 @@ def test_a_stalled_owner_is_taken_over_and_its_late_commits_refused(
     load.keep(40)
     slow = server.start_execution("slow", {"pause": 1})
     owner = eventually(lambda: server.execution(slow)["actor"], what="an owner")
-    os.kill(owner["pid"], signal.SIGSTOP)
+    eventually(lambda: stall(server, owner["pid"], locked=False), what="a moment without the lock")
     stopped.append(owner["pid"])
 
     def taken_over() -> bool:
@@ -55,6 +57,49 @@ def test_a_stalled_owner_is_taken_over_and_its_late_commits_refused(
     assert [event["kind"] for event in events].count("NodeCompleted") == 4
     load.finish()
     load.check(besides=1)
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+def test_an_owner_that_stalls_while_it_holds_the_databases_lock_is_ended(
+    server: Server, load: Load, stopped: list[int]
+) -> None:
+    """Nobody else can write until it is gone."""
+
+    def stalled() -> int | None:
+        load.keep(20)
+        owner = working(server)
+        return owner if stall(server, owner, locked=True) else None
+
+    owner = eventually(stalled, within_s=90, what="an owner with the lock")
+    stopped.append(owner)
+    eventually(
+        lambda: owner not in server.pids("ray::ExecutionActor"), within_s=TAKEN_OVER_WITHIN_S, what="its end"
+    )
+    load.keep(20)
+    load.finish()
+    load.check()
+
+
+def stall(server: Server, pid: int, *, locked: bool) -> bool:
+    """Stop a process where it holds the lock of a SQLite file, or where it does not; False: it goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    if is_locked(server.database) == locked:
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process holds the lock of the file for longer than any that runs. PostgreSQL has none."""
+    if "://" in path:
+        return False
+    with contextlib.closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        connection.execute("ROLLBACK")
+        return False
 
 
 @EACH_DATABASE
