@@ -201,7 +201,8 @@ class ExecutionHost:
             only_record=record_only,
             queue=request.queue,
         )
-        mail = Mail(signal, seat.started, request.idempotency, request.deadline)
+        # Alone: what else has come would otherwise be an execution without a beginning, if this is refused.
+        mail = Mail(signal, seat.started, request.idempotency, request.deadline, alone=True)
         mail.origin, mail.traceparent = request.origin, request.traceparent
         self._put(seat, mail)
         return seat
@@ -709,7 +710,7 @@ class ExecutionHost:
         """The store refused, and nothing was written: senders are told, our own signals wait."""
         own = [mail for mail in batch if mail.reply is None]
         refuse_all([mail for mail in batch if mail.reply is not None], error)
-        if seat.new is not None and not own:
+        if seat.new is not None:
             self._drop(seat)
             return
         seat.mailbox.extendleft(reversed(own))

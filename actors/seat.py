@@ -31,7 +31,7 @@ class Mail(msgspec.Struct, eq=False):
     origin: Origin | None = None
     """Who sent it, for the audit log; None: the runtime itself."""
     alone: bool = False
-    """It must have a turn of its own, because a turn with others was refused."""
+    """It must have a turn of its own: others are not to fall with it, or a turn with others was refused."""
     traceparent: str | None = None
     """The trace of the request that brought it."""
 

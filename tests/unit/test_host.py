@@ -1,6 +1,7 @@
 """The host on a store in memory: what its senders are told, and when."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -197,6 +198,38 @@ async def test_a_start_with_an_unknown_outcome_is_tried_again_until_its_deadline
     assert world.host.live == 0
     assert not world.database.executions
     assert world.journal.refusals == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "clock"),
+    [(None, [NOW, NOW + 1, NOW + 1]), (Unavailable("no disk"), [])],
+    ids=["too late", "store away"],
+)
+async def test_what_comes_for_a_start_that_is_refused_makes_no_execution(
+    world: World, error: JamjetError | None, clock: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tenant is suspended before the first turn, and active again before that is committed."""
+    await world.store.system.create_tenant("t", "T")
+    await world.store.system.update_tenant("t", status="suspended")
+    if error is not None:
+        world.journal.error, world.journal.refusals = error, 1
+    if clock:
+        monkeypatch.setattr(world.host._clock, "now", itertools.chain(clock, itertools.repeat(NOW)).__next__)
+    async with asyncio.timeout(5):
+        start = asyncio.create_task(world.start(deadline=NOW))
+        heed = asyncio.create_task(world.host.heed_tenants())
+        while not world.host.live:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        (seat,) = world.host._seats.values()
+        while len(seat.mailbox) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await world.store.system.update_tenant("t", status="active")
+        with pytest.raises(OutcomeUnknown if error is None else Unavailable):
+            await start
+        await heed
+        while world.host.live:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert not world.database.executions
 
 
 async def test_a_turn_that_the_store_cannot_hold_is_not_waited_for_for_ever(world: World) -> None:
