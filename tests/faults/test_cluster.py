@@ -130,18 +130,25 @@ def settle(cluster: RayCluster, load: Load, *, besides: int = 0) -> None:
 
 @pytest.mark.parametrize("kinds", [(kind,) for kind in KINDS] if LONG else [KINDS], ids="-".join)
 def test_processes_are_killed(cluster: RayCluster, load: Load, kinds: tuple[str, ...]) -> None:
-    for kind in kinds:
-        for number in range(ROUNDS):
-            load.keep(LIVE)
-            kill_one(cluster, f"ray::{kind}", number)
+    """Kind by kind in `make faults`, and one of each at once in `make test`."""
+    for number in range(ROUNDS):
+        load.keep(LIVE)
+        kill_one_each(cluster, kinds, number)
     settle(cluster, load)
 
 
-def kill_one(cluster: RayCluster, title: str, number: int) -> None:
-    """Kill one of the processes with a title, and wait until another has taken its place."""
-    before = eventually(lambda: cluster.pids(title), what=f"a {title}")
-    os.kill(before[number % len(before)], signal.SIGKILL)
-    eventually(lambda: set(cluster.pids(title)) - set(before), within_s=60, what=f"another {title}")
+def kill_one_each(cluster: RayCluster, kinds: tuple[str, ...], number: int = 0) -> None:
+    """Kill one process of each kind, and wait until others have taken their places."""
+    titles = [f"ray::{kind}" for kind in kinds]
+    before = {title: eventually(lambda title=title: cluster.pids(title), what=title) for title in titles}
+    for pids in before.values():
+        os.kill(pids[number % len(pids)], signal.SIGKILL)
+    for title, pids in before.items():
+
+        def is_replaced(title: str = title, pids: list[int] = pids) -> bool:
+            return bool(set(cluster.pids(title)) - set(pids))
+
+        eventually(is_replaced, within_s=60, what=f"another {title}")
 
 
 def test_two_supervisors_at_once(cluster: RayCluster, load: Load) -> None:
@@ -339,7 +346,7 @@ def test_the_control_store_is_away_for_a_while(cluster: RayCluster, load: Load) 
     cluster.start_gcs()
     assert before <= set(cluster.pids("ray::ExecutionActor")), "actors go on without it"
     load.keep(LIVE)
-    kill_one(cluster, "ray::ExecutionActor", 0)
+    kill_one_each(cluster, ("ExecutionActor",))
     settle(cluster, load)
 
 

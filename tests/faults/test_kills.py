@@ -12,7 +12,7 @@ from tests.fixtures.server import Server, eventually
 
 pytestmark = pytest.mark.timeout(900 if LONG else 300)
 
-KILLS, LIVE = (15, 200) if LONG else (3, 60)
+KILLS, LIVE = (15, 200) if LONG else (2, 60)
 KINDS = ("ExecutionActor", "NodeWorker", "Supervisor", "ServeReplica")
 
 
