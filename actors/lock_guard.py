@@ -40,13 +40,16 @@ class LockGuard:
         # Those that wait for the lock are as silent as the one that holds it.
         is_shut = bool(living) and all(row.gone for row in living)
         holder = write_lock_holder(self._database) if is_shut else None
+        if holder == os.getpid():
+            # It only takes long: whoever looks does not stand still.
+            holder = None
         if holder != self._holder:
             self._holder, self._since = holder, now_s
         elif holder is not None and now_s - self._since >= STUCK_S:
             self._end(holder)
 
     def _end(self, holder: int) -> None:
-        if _parent(holder) == self._raylet and holder != os.getpid():
+        if _parent(holder) == self._raylet:
             log.error("ending process %d: it holds the database's lock, and stands still", holder)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder, signal.SIGKILL)

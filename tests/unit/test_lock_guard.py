@@ -120,6 +120,13 @@ def test_one_that_is_not_ours_is_named_only(
     assert f"process {holder.pid}, none of ours, holds the database's lock" in caplog.text
 
 
+def test_who_looks_does_not_stand_still(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as own:
+        own.execute("BEGIN IMMEDIATE")
+        watch(LockGuard(database, os.getppid()), owner(gone=True))
+        assert not caplog.text
+
+
 def test_one_that_takes_turns_is_left(database: Path, holder: subprocess.Popen[str]) -> None:
     """All are silent after a machine has slept, and beat again."""
     guard = LockGuard(database, os.getpid())
