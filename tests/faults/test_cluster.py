@@ -183,10 +183,14 @@ def test_a_node_stalls_and_goes_on(cluster: RayCluster, load: Load, counted: Cou
     """Its executions are taken over; when it goes on, it commits nothing, and sends one late call at most."""
     load.keep(LIVE)
     node = cluster.nodes[-1]
-    calling = [cluster.start_execution("call", {"url": counted.url}) for _ in range(12)]
-    here = eventually(
-        lambda: set(held_by(cluster.database, node.id)[1]) & set(calling), what="executions on the node"
-    )
+    calling: list[str] = []
+
+    def calling_here() -> set[str]:
+        """Those on the node, once there are some: where a start goes is not for a client to say."""
+        calling.extend(cluster.start_execution("call", {"url": counted.url}) for _ in range(12))
+        return set(held_by(cluster.database, node.id)[1]) & set(calling)
+
+    here = eventually(calling_here, what="executions on the node")
     stopped = cluster.pids_of(node)
     # Its HAProxy, stopped too, shares the port with the others': a client that hears nothing asks again.
     cluster.timeout_s = 4.0
