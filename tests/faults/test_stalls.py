@@ -4,10 +4,13 @@ import contextlib
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from runtime.store.write_lock import write_lock_holder
 from tests.faults.conftest import EACH_DATABASE
 from tests.faults.load import Load
 from tests.faults.test_kills import working
@@ -68,6 +71,9 @@ def test_an_owner_that_stalls_while_it_holds_the_databases_lock_is_ended(
     def stalled() -> int | None:
         load.keep(20)
         owner = working(server)
+        until = time.monotonic() + 1
+        while write_lock_holder(Path(server.database)) != owner and time.monotonic() < until:
+            pass
         return owner if stall(server, owner, locked=True) else None
 
     owner = eventually(stalled, within_s=90, what="an owner with the lock")
