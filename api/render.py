@@ -197,9 +197,13 @@ def exposed_to(row: WorkflowRow) -> list[str]:
 
 
 def cluster(
-    settings: Settings, installation: Installation, load: Load, executors: Iterable[ExecutorRow]
+    settings: Settings,
+    installation: Installation,
+    proxies: Mapping[str, str],
+    load: Load,
+    executors: Iterable[ExecutorRow],
 ) -> dict[str, Any]:
-    """The installation as a whole."""
+    """The installation as a whole. ``proxies``: see ``api.proxies.proxies``."""
     alive = [row for row in executors if not row.gone]
     live = sum(row.live for row in alive)
     supervisor = installation.supervisor
@@ -207,7 +211,10 @@ def cluster(
         "release": VERSION,
         "ray": installation.ray,
         "database": "sqlite" if settings.one_node else "postgresql",
-        "nodes": [_node(node, alive, settings, installation) for node in installation.nodes],
+        "nodes": [
+            {**_node(node, alive, settings, installation), "proxy": proxies.get(node.id)}
+            for node in installation.nodes
+        ],
         "supervisor": supervisor and {name: supervisor[name] for name in ("node", "pid", "idle_ms")},
         "executions": {
             "by_status": load.open,
@@ -216,7 +223,7 @@ def cluster(
             "backlog": load.backlog,
         },
         "lag": {"timers_ms": load.overdue_ms, "sweep_ms": load.waited_ms},
-        "problems": _problems(settings, installation, alive),
+        "problems": [*_problems(settings, installation, alive), *_unanswering(installation, proxies)],
     }
 
 
@@ -258,6 +265,16 @@ def _problems(settings: Settings, installation: Installation, alive: list[Execut
     if not any(row.state == "active" for row in alive):
         found.append("no ExecutionActor takes work: see whether Ray has nodes with free CPUs for them")
     return found
+
+
+def _unanswering(installation: Installation, proxies: Mapping[str, str]) -> list[str]:
+    """The nodes on which callers get no answer though they should."""
+    return [
+        f"the API does not answer on node {node.id[:12]}, its proxy is {status}:"
+        " see logs/serve/proxy_*.log of Ray's session there"
+        for node in installation.nodes
+        if (status := proxies.get(node.id, "healthy")) in ("starting", "unhealthy")
+    ]
 
 
 def worker(row: ExecutorRow) -> dict[str, Any]:

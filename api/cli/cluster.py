@@ -27,7 +27,7 @@ Address = Annotated[
 Within = Annotated[
     float, typer.Option(help="Seconds that executions may take to end what they run.", min=0, max=3600)
 ]
-NODE_COLUMNS = ("node", "address", "role", "cpus", "free", "actors", "spares", "live")
+NODE_COLUMNS = ("node", "address", "role", "api", "cpus", "free", "actors", "spares", "live")
 
 
 def up(
@@ -80,6 +80,7 @@ def status(url: Url = None, token: Token = None, output: Form = Output.TABLE) ->
                 "node": node["id"][:12],
                 "address": node["address"],
                 "role": _role(node),
+                "api": {"healthy": "yes", None: "-"}.get(node["proxy"], node["proxy"]),
                 "cpus": f"{node['cpus']:g}",
                 "free": f"{node['cpus_free']:g}",
                 "actors": node["actors"],

@@ -182,7 +182,7 @@ class WorkerList(BaseModel):
 
 
 class ClusterNode(BaseModel):
-    """A node that is alive. ``runs`` says whether executions may be placed on it."""
+    """A node that is alive. ``runs``: executions may be placed on it; ``proxy``: how its HTTP proxy is."""
 
     id: str
     address: str
@@ -194,6 +194,7 @@ class ClusterNode(BaseModel):
     actors: int
     spares: int
     live: int
+    proxy: Literal["healthy", "starting", "unhealthy", "draining"] | None
 
 
 class ClusterExecutions(BaseModel):

@@ -46,10 +46,16 @@ def executor(name: str, on: str, state: Any = "active", live: int = 0) -> Execut
     )  # fmt: skip
 
 
-def shown(url: str, *nodes: ClusterNode, idle_ms: int = 100, executors: tuple[ExecutorRow, ...] = ()) -> Any:
+def shown(
+    url: str,
+    *nodes: ClusterNode,
+    idle_ms: int = 100,
+    executors: tuple[ExecutorRow, ...] = (),
+    proxies: dict[str, str] | None = None,
+) -> Any:
     supervisor = {"node": "head", "pid": 1, "idle_ms": idle_ms, "rounds": 1, "digest": "x"}
     installation = Installation(nodes=nodes, supervisor=supervisor, ray="2.60.0")
-    return render.cluster(Settings(database_url=url), installation, IDLE, executors)
+    return render.cluster(Settings(database_url=url), installation, proxies or {}, IDLE, executors)
 
 
 def test_each_node_has_its_actors() -> None:
@@ -82,3 +88,14 @@ def test_what_is_wrong_is_said(url: str, idle_ms: int, executors: Any, said: str
     (problem,) = seen["problems"]
     assert said in problem
     assert [n["runs"] for n in seen["nodes"]] == [True, url.startswith("postgresql")]
+
+
+def test_a_node_on_which_nobody_answers_is_named() -> None:
+    proxies = {"head": "healthy", "starts": "starting", "broken": "unhealthy", "leaves": "draining"}
+    nodes = [node("head", head=True), *(node(name) for name in ("starts", "broken", "leaves", "none"))]
+    seen = shown("postgresql://db/x", *nodes, executors=(executor("a", "head"),), proxies=proxies)
+    assert {n["id"]: n["proxy"] for n in seen["nodes"]} == {**proxies, "none": None}
+    assert [problem.partition(":")[0] for problem in seen["problems"]] == [
+        "the API does not answer on node starts, its proxy is starting",
+        "the API does not answer on node broken, its proxy is unhealthy",
+    ]

@@ -130,6 +130,13 @@ def settle(cluster: RayCluster, load: Load, *, besides: int = 0) -> None:
     assert seen.decisions > 0
 
 
+def test_requests_are_answered_on_every_node(cluster: RayCluster) -> None:
+    def all_answer() -> bool:
+        return [node["proxy"] for node in cluster.cluster()["nodes"]] == ["healthy"] * NODES
+
+    eventually(all_answer, within_s=60, what="a proxy on each node")
+
+
 @pytest.mark.parametrize("kinds", [(kind,) for kind in KINDS] if LONG else [KINDS], ids="-".join)
 def test_processes_are_killed(cluster: RayCluster, load: Load, kinds: tuple[str, ...]) -> None:
     """Kind by kind in `make faults`, and one of each at once in `make test`."""

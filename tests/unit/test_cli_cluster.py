@@ -21,11 +21,11 @@ SEEN: dict[str, Any] = {
     "nodes": [
         {
             "id": "abcdef0123456789", "address": "192.0.2.10", "head": True, "draining": False, "runs": False,
-            "cpus": 2.0, "cpus_free": 2.0, "actors": 0, "spares": 0, "live": 0,
+            "cpus": 2.0, "cpus_free": 2.0, "actors": 0, "spares": 0, "live": 0, "proxy": "healthy",
         },
         {
             "id": "0123456789abcdef", "address": "192.0.2.11", "head": False, "draining": True, "runs": False,
-            "cpus": 4.0, "cpus_free": 3.5, "actors": 1, "spares": 0, "live": 7,
+            "cpus": 4.0, "cpus_free": 3.5, "actors": 1, "spares": 0, "live": 7, "proxy": None,
         },
     ],
     "supervisor": {"node": "abcdef0123456789", "pid": 7, "idle_ms": 300},
@@ -51,20 +51,21 @@ def test_status_shows_nodes_work_and_problems(stub: Stub, capsys: pytest.Capture
     assert cli.main(["status"]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0].split() == ["NODE", "ADDRESS", "ROLE", "CPUS", "FREE", "ACTORS", "SPARES", "LIVE"]
+    assert lines[0].split() == ["NODE", "ADDRESS", "ROLE", "API", "CPUS", "FREE", "ACTORS", "SPARES", "LIVE"]
     assert lines[1].split() == [
         "abcdef012345",
         "192.0.2.10",
         "head,",
         "runs",
         "none",
+        "yes",
         "2",
         "2",
         "0",
         "0",
         "0",
     ]
-    assert lines[2].split() == ["0123456789ab", "192.0.2.11", "leaving", "4", "3.5", "1", "0", "7"]
+    assert lines[2].split() == ["0123456789ab", "192.0.2.11", "leaving", "-", "4", "3.5", "1", "0", "7"]
     assert "executions  3 paused, 9 running; 7 live, 3 parked" in lines
     assert "backlog     2, the first for 0.0 s" in lines
     assert "timers      1.5 s late" in lines

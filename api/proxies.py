@@ -1,0 +1,22 @@
+"""Serve's HTTP proxies: on which nodes requests are answered."""
+
+from typing import Any
+
+from actors.cluster import ask_ray
+
+
+async def proxies() -> dict[str, str]:
+    """By node, how its proxy is: ``healthy``, ``starting``, ``unhealthy`` or ``draining``.
+
+    Raises:
+        Unavailable: Serve does not say.
+    """
+    found: dict[str, str] = await ask_ray(_look)
+    return found
+
+
+def _look() -> dict[str, str]:
+    from ray import serve
+
+    told: dict[str, Any] = serve.status().proxies
+    return {node: status.value.lower() for node, status in told.items()}
