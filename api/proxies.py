@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from actors.cluster import ask_ray
-
 
 async def proxies() -> dict[str, str]:
     """By node, how its proxy is: ``healthy``, ``starting``, ``unhealthy`` or ``draining``.
@@ -11,6 +9,9 @@ async def proxies() -> dict[str, str]:
     Raises:
         Unavailable: Serve does not say.
     """
+    # Ray is there only where Serve is.
+    from actors.cluster import ask_ray
+
     found: dict[str, str] = await ask_ray(_look)
     return found
 
