@@ -30,6 +30,7 @@ from actors.plans import PlanCache
 from actors.port import Installation, KeyTaken, SignalRequest, StartRequest
 from actors.recorder import record_start
 from actors.settings import Settings
+from actors.silence import Silences
 from actors.watcher import Watcher
 from runtime import demand
 from runtime.errors import JamjetError, NotFound, OutcomeUnknown, Overloaded, Unavailable
@@ -346,12 +347,19 @@ class RayExecutions:
             self._followed[name] = asyncio.get_running_loop().create_task(follow)
 
     async def _keep_supervisor(self) -> None:
-        """Start the Supervisor anew if it is missing."""
+        """Start the Supervisor anew if it is missing, and end one that stands still."""
+        silences = Silences()
         while True:
             try:
                 if names.SUPERVISOR not in await self._actors.names():
                     log.warning("the supervisor is missing: starting it")
                     await ask_ray(bootstrap.ensure_supervisor, self._settings)
+                described = await self._actors.call(names.SUPERVISOR, "describe")
+                now = asyncio.get_running_loop().time()
+                if silences.note(names.SUPERVISOR, heard=described is not None, now=now):
+                    log.warning("the supervisor stands still: ending it")
+                    # By the handle of the silent one: another replica may have put a new one in its place.
+                    await self._actors.end(names.SUPERVISOR)
             except Unavailable as error:
                 log.warning("the supervisor was not looked for: %s", error)
             await asyncio.sleep(SUPERVISOR_CHECK_S)

@@ -23,6 +23,7 @@ from actors.named import NamedActors
 from actors.nodes import ClusterNode, ClusterView
 from actors.placement import ONE_NODE, SPARES, Plan, Work, is_usable, plan, wanted_actors
 from actors.settings import Settings
+from actors.silence import Silences
 from actors.warm import WarmPool
 from runtime.errors import Unavailable
 from runtime.store.port import ExecutorRow
@@ -55,6 +56,7 @@ class FleetKeeper:
         self._actors = actors
         self._warm = WarmPool(settings.warm_actors)
         self._digest = settings.digest()
+        self._silences = Silences()
         self._here: str = ray.get_runtime_context().get_node_id()
         self._busy = 0.0
         self._loads: dict[str, dict[str, Any]] = {}
@@ -77,17 +79,19 @@ class FleetKeeper:
             Unavailable: Ray does not say.
         """
         await self._look()
+        there = await self._actors.names()
+        self._silences.forget_others(there)
         nodes = [node for node in self.view.nodes if node.id not in self.refused]
         own = {node.id for node in self.view.nodes}
         # Those of another cluster on the same database are that one's to keep.
         shared = [row for row in executors if row.isolation == "shared" and not row.gone and row.node in own]
         if self._is_time_to_measure():
             await self._measure(shared)
-            await self._roll_rest(nodes, shared)
+            await self._roll_rest(nodes, shared, there)
         wanted = self._wanted(shared, backlog)
         present = Counter(row.node for row in shared if row.state == "active")
         planned = plan(nodes, present, wanted, self._settings)
-        there = await self._actors.names()
+        await self._end_silent(executors, there)
         await self._ensure(there, planned, present)
         await self._promote(executors, planned)
         await self._retire(nodes, shared, planned)
@@ -156,6 +160,18 @@ class FleetKeeper:
                 log.info("making %s", name)
                 await ask_ray(make)
 
+    async def _end_silent(self, executors: Sequence[ExecutorRow], there: set[str]) -> None:
+        """End shared actors that do not beat. What they ran is driven by others; their names are theirs."""
+        beating = {row.name for row in executors if not row.gone}
+        for name in there:
+            if name.startswith(names.SHARED_OWNERS):
+                await self._note(name, heard=name in beating)
+
+    async def _note(self, name: str, *, heard: bool) -> None:
+        if self._silences.note(name, heard=heard, now=time.monotonic()):
+            log.warning("ending %s, which stands still", name)
+            await self._actors.end(name)
+
     async def _promote(self, executors: list[ExecutorRow], planned: Plan) -> None:
         """Let spares work where fewer actors do than should."""
         for node_id, count in planned.actors.items():
@@ -201,7 +217,9 @@ class FleetKeeper:
         for row in spares or stale[:1]:
             await self._ask_to_leave(row, 0 if spares else PATIENCE_S)
 
-    async def _roll_rest(self, nodes: Sequence[ClusterNode], shared: Sequence[ExecutorRow]) -> None:
+    async def _roll_rest(
+        self, nodes: Sequence[ClusterNode], shared: Sequence[ExecutorRow], there: set[str]
+    ) -> None:
         """The others, whose end costs nothing but repeats: each node's worker after its actors."""
         old = {row.node for row in shared if self._is_stale(row.name)}
         rest = [names.node_worker(node.id) for node in nodes if node.id not in old]
@@ -210,6 +228,8 @@ class FleetKeeper:
             if digest not in (None, self._digest):
                 log.info("replacing %s, which has other settings", name)
                 await self._actors.end(name)
+            elif name in there:
+                await self._note(name, heard=digest is not None)
 
     def _is_stale(self, name: str) -> bool:
         return name in self._loads and self._loads[name]["digest"] != self._digest

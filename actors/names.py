@@ -3,7 +3,8 @@
 SUPERVISOR = "supervisor"
 AGENT_REGISTRY = "agent-registry"
 
-OWNERS = ("execution-actor:", "execution:")
+SHARED_OWNERS = "execution-actor:"
+OWNERS = (SHARED_OWNERS, "execution:")
 """How the names of actors that own executions begin."""
 
 _NODE_CHARS = 12

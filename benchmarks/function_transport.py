@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 CLIENTS = 32
+NAMESPACE = "transport"
 BATCH_MAX = 128
 BATCH_BYTES_MAX = 1024 * 1024
 STATE = {"n": 1, "text": "x" * 1000}
@@ -95,11 +96,12 @@ class Owner:
         """Median of one call at a time in ms, and calls a second of ``CLIENTS`` at once."""
         return await measure(BatchClient(worker).call, function, seconds)
 
-    async def through_socket(self, worker: Any, function: str, seconds: float) -> tuple[float, float]:
+    async def through_socket(self, worker: str, function: str, seconds: float) -> tuple[float, float]:
         from actors.functions import FunctionCall, FunctionPool
         from actors.functions.node_worker import NodeWorkerHost
+        from actors.named import NamedActors
 
-        pool = FunctionPool(NodeWorkerHost(worker))
+        pool = FunctionPool(NodeWorkerHost(NamedActors(NAMESPACE), worker))
 
         async def call(name: str) -> None:
             result = await pool.run(FunctionCall(module="timed", function=name, key="k", state=STATE))
@@ -156,9 +158,10 @@ def main(seconds: float) -> None:
             owner = ray.remote(Owner).options(num_cpus=0).remote()
             batches = ray.remote(BatchWorker).options(num_cpus=0).remote()
             settings = FunctionSettings(folders=(folder,), modules=("timed",))
-            children = ray.remote(NodeWorker).options(num_cpus=0).remote(settings)
+            made = {"name": "children", "namespace": NAMESPACE, "lifetime": "detached"}
+            ray.remote(NodeWorker).options(num_cpus=0, **made).remote(settings)
             print("| way | function | one at a time, p50 | 32 at once |\n| --- | --- | --- | --- |")
-            for way, worker in (("ray", batches), ("socket", children)):
+            for way, worker in (("ray", batches), ("socket", made["name"])):
                 for function in ("sync", "asynchronous"):
                     method = getattr(owner, f"through_{way}")
                     median_ms, rate = ray.get(method.remote(worker, function, seconds))

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
 from actors import names
 from actors.functions.call import FunctionCall
 from actors.functions.host import FunctionHost, LocalHost
@@ -16,6 +14,7 @@ from actors.functions.placed import PlacedFunctions
 from actors.functions.pool import FunctionPool
 from actors.functions.process import FunctionSettings
 from actors.metrics import Metrics
+from actors.named import NamedActors
 from actors.runner import FunctionFailed
 from actors.settings import Settings
 from runtime.effects import RunNode
@@ -24,7 +23,6 @@ from runtime.graph import JoinNode, PythonFnNode
 
 NEVER_RETRIED = ("not_allowed", "import_error", "value_rejected", "invalid_result", "worker_crashed")
 """Classes that another attempt cannot mend."""
-LOOKUP_S = 30.0
 COUNTED = (*NEVER_RETRIED, "worker_lost", "timeout", "cancelled")
 """Outcomes that are counted by name; other classes are the users' own, and count as ``failed``."""
 
@@ -45,7 +43,6 @@ class PooledFunctions:
         self._placed = PlacedFunctions(function_settings(settings), settings.log_level)
         self._metrics = metrics or Metrics()
         self._pool: FunctionPool | None = None
-        self._lock = asyncio.Lock()
 
     @classmethod
     def in_process(cls, settings: Settings, metrics: Metrics | None = None) -> "PooledFunctions":
@@ -55,17 +52,13 @@ class PooledFunctions:
     @classmethod
     def on_node(cls, settings: Settings, node_id: str, metrics: Metrics | None = None) -> "PooledFunctions":
         """Children of the node's ``NodeWorker``."""
-
-        def make() -> FunctionHost:
-            handle = ray.get_actor(names.node_worker(node_id), namespace=settings.namespace)
-            return NodeWorkerHost(handle)
-
-        return cls(make, settings, metrics)
+        actors = NamedActors(settings.namespace)
+        return cls(lambda: NodeWorkerHost(actors, names.node_worker(node_id)), settings, metrics)
 
     async def warm(self) -> None:
         """Have a process ready before the first call wants it."""
         with contextlib.suppress(Unavailable):
-            await (await self._ready_pool()).start()
+            await self._made_pool().start()
 
     async def call(
         self, effect: RunNode, node: PythonFnNode | JoinNode, *, tenant_id: str
@@ -99,7 +92,7 @@ class PooledFunctions:
             if isinstance(node, PythonFnNode) and node.resources:
                 result = await self._placed.run(call, node.timeout_ms, node.resources)
             else:
-                result = await (await self._ready_pool()).run(call, node.timeout_ms)
+                result = await self._made_pool().run(call, node.timeout_ms)
         except Unavailable as error:
             raise FunctionFailed(error.detail, "worker_lost") from error
         if result.ok:
@@ -113,23 +106,10 @@ class PooledFunctions:
         if self._pool is not None:
             await self._pool.close()
 
-    async def _ready_pool(self) -> FunctionPool:
-        async with self._lock:
-            if self._pool is None:
-                self._pool = FunctionPool(await _looked_up(self._make_host))
-            return self._pool
-
-
-async def _looked_up(make: Callable[[], FunctionHost]) -> FunctionHost:
-    """The node's worker may be about to be started: wait for it a while."""
-    until = asyncio.get_running_loop().time() + LOOKUP_S
-    while True:
-        try:
-            return make()
-        except ValueError as error:
-            if asyncio.get_running_loop().time() > until:
-                raise Unavailable(f"no function worker on this node: {error}") from error
-        await asyncio.sleep(0.2)
+    def _made_pool(self) -> FunctionPool:
+        if self._pool is None:
+            self._pool = FunctionPool(self._make_host())
+        return self._pool
 
 
 def _call(effect: RunNode, node: PythonFnNode | JoinNode, tenant_id: str) -> FunctionCall:

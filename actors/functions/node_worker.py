@@ -5,12 +5,12 @@ import os
 import time
 from typing import Any
 
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, RayActorError, RayError
 
 from actors import logs
 from actors.functions.host import Child, LocalHost
 from actors.functions.process import FunctionSettings
+from actors.named import NamedActors
 from runtime.errors import JamjetError, Unavailable
 
 PATIENCE_S = 30.0
@@ -59,10 +59,16 @@ class NodeWorker:
 
 
 class NodeWorkerHost:
-    """A ``FunctionHost`` that asks the ``NodeWorker`` of this node; rides out its restarts."""
+    """A ``FunctionHost`` that asks the ``NodeWorker`` of this node; rides out its restarts and replacements.
 
-    def __init__(self, handle: "ActorHandle[Any]") -> None:
-        self._handle = handle
+    Args:
+        actors: finds it.
+        name: its name; it may be about to be started.
+    """
+
+    def __init__(self, actors: NamedActors, name: str) -> None:
+        self._actors = actors
+        self._name = name
         self._spawned: set[str] = set()
 
     async def spawn(self) -> Child:
@@ -84,15 +90,27 @@ class NodeWorkerHost:
         while True:
             try:
                 async with asyncio.timeout(ATTEMPT_S):
-                    return await getattr(self._handle, method).remote(*args)
-            except (RayActorError, TimeoutError) as error:
+                    return await getattr(await self._found(), method).remote(*args)
+            except ActorDiedError as error:
+                # For good. Another takes its name.
+                self._actors.forget(self._name)
                 problem: Exception = error
+            except (RayActorError, TimeoutError) as error:
+                problem = error
             except RayError as error:
                 # Ray wraps what the method raised in a class made on the spot.
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, JamjetError):
                     raise cause from error
                 problem = error
+            except Unavailable as error:
+                problem = error
             if time.monotonic() > until:
                 raise Unavailable(f"the node's worker did not answer {method!r}: {problem}") from problem
             await asyncio.sleep(PAUSE_S)
+
+    async def _found(self) -> Any:
+        handle = await self._actors.find(self._name)
+        if handle is None:
+            raise Unavailable(f"there is no {self._name}")
+        return handle

@@ -1,6 +1,9 @@
 """The client of the actors, in a process that has joined their Ray, without HTTP between."""
 
 import asyncio
+import contextlib
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,6 +16,9 @@ from ray.util.state import list_actors
 from actors import bootstrap, courier
 from actors.client import RayExecutions, connect
 from actors.courier import Courier
+from actors.keeper import FleetKeeper
+from actors.named import NamedActors
+from actors.names import AGENT_REGISTRY, SUPERVISOR
 from actors.port import StartRequest
 from actors.settings import Settings
 from runtime.errors import NotFound, OutcomeUnknown
@@ -21,13 +27,14 @@ from runtime.ir import RegistrationPolicy, compile_ir
 from runtime.signals import Approve, Cancel
 from runtime.state import is_terminal
 from runtime.store import open_store
-from runtime.store.port import WorkflowRow
+from runtime.store.port import ExecutorRow, WorkflowRow
 from tests.cluster.conftest import NewDatabase
 from tests.fixtures.workflows import ALL, FUNCTIONS
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
 
 LOST_START_RUNS_WITHIN_S = 3.0
+NODE_WORKER = "node-worker:"
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +218,10 @@ async def test_ray_lists_one_actor_for_each_dedicated_execution(actors: RayExecu
     names = {f"execution:{start.execution_id}" for start in starts}
 
     async def all_listed() -> bool:
-        return await listed() == names
+        return (await pids("execution:")).keys() == names
 
     async def none_listed() -> bool:
-        return not await listed()
+        return not await pids("execution:")
 
     await within(60, all_listed)
     for start in starts:
@@ -222,9 +229,70 @@ async def test_ray_lists_one_actor_for_each_dedicated_execution(actors: RayExecu
     await within(30, none_listed)
 
 
-async def listed() -> set[str]:
-    """The names of the living actors of executions, as ``ray list actors`` shows them."""
+@pytest.fixture
+def stopped() -> Iterator[list[int]]:
+    """Processes to stop, which go on at the end where they are still there."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_supervisor_that_stands_still_is_replaced(
+    actors: RayExecutions, monkeypatch: pytest.MonkeyPatch, stopped: list[int]
+) -> None:
+    monkeypatch.setattr("actors.silence.SILENT_S", 2.0)
+
+    async def others() -> set[int]:
+        return set((await pids(SUPERVISOR)).values()) - set(stopped)
+
+    stopped += (await within(60, lambda: pids(SUPERVISOR))).values()
+    os.kill(*stopped, signal.SIGSTOP)
+    await within(60, others)
+    start = request("nap", {"n": 0})
+    await actors.start(start)
+    assert (await within(60, lambda: ended(actors, start.execution_id))).status == "completed"
+
+
+async def test_actors_that_stand_still_are_replaced(
+    actors: RayExecutions, settings: Settings, monkeypatch: pytest.MonkeyPatch, stopped: list[int]
+) -> None:
+    """A second keeper beside the Supervisor's, with less patience."""
+    monkeypatch.setattr("actors.silence.SILENT_S", 2.0)
+    keeper = FleetKeeper(settings, NamedActors(settings.namespace))
+
+    async def keep() -> list[ExecutorRow]:
+        executors = await actors.store.system.executors()
+        await keeper.keep(executors, 0)
+        return [row for row in executors if row.state == "spare" and not row.gone]
+
+    (spare,) = await within(60, keep)
+    kinds = (NODE_WORKER, AGENT_REGISTRY, spare.name)
+    before = await pids(*kinds)
+    assert len(before) == len(kinds)
+    stopped += before.values()
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+
+    async def all_replaced() -> bool:
+        await keep()
+        now = await pids(*kinds)
+        return now.keys() == before.keys() and not set(now.values()) & set(stopped)
+
+    await within(90, all_replaced)
+    start = request("three", {"n": 0})
+    await actors.start(start)
+    assert (await within(60, lambda: ended(actors, start.execution_id))).data == {"n": 3}
+
+
+async def pids(*names: str) -> dict[str, int]:
+    """By name, the processes of living actors whose names begin with one of these."""
+    return {actor.name: actor.pid for actor in await listed() if actor.name.startswith(names)}
+
+
+async def listed() -> list[Any]:
+    """The living actors, as ``ray list actors`` shows them."""
     address = ray.get_runtime_context().gcs_address
-    filters = [("class_name", "=", "ExecutionActor"), ("state", "=", "ALIVE")]
-    found = await asyncio.to_thread(list_actors, address=address, filters=filters)
-    return {actor.name for actor in found if actor.name.startswith("execution:")}
+    living = [("state", "=", "ALIVE"), ("ray_namespace", "=", "client")]
+    return list(await asyncio.to_thread(list_actors, address=address, filters=living))

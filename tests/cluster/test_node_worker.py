@@ -14,8 +14,10 @@ import ray
 from actors.functions import FunctionCall, FunctionPool, FunctionSettings
 from actors.functions import node_worker as node_worker_module
 from actors.functions.node_worker import NodeWorker, NodeWorkerHost
+from actors.named import NamedActors
 from runtime.errors import Unavailable
 
+NAMESPACE, NAME = "functions", "node-worker:test"
 FLOW = """
 import asyncio
 import os
@@ -48,8 +50,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def node_worker(settings: FunctionSettings, **options: Any) -> Any:
-    return ray.remote(NodeWorker).options(num_cpus=0, max_restarts=-1, **options).remote(settings)
+def node_worker(settings: FunctionSettings) -> Any:
+    made = {"name": NAME, "namespace": NAMESPACE, "get_if_exists": True, "max_restarts": -1}
+    return ray.remote(NodeWorker).options(num_cpus=0, **made).remote(settings)
+
+
+def host() -> NodeWorkerHost:
+    return NodeWorkerHost(NamedActors(NAMESPACE), NAME)
 
 
 @pytest_asyncio.fixture
@@ -61,7 +68,7 @@ async def worker(folder: Path) -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture
 async def pool(worker: Any) -> AsyncIterator[FunctionPool]:
-    opened = FunctionPool(NodeWorkerHost(worker))
+    opened = FunctionPool(host())
     yield opened
     await opened.close()
 
@@ -105,8 +112,8 @@ async def test_functions_see_no_secret_of_the_cluster(pool: FunctionPool) -> Non
 
 async def test_an_owner_that_is_an_actor_runs_functions(worker: Any) -> None:
     class Owner:
-        async def run(self, handle: Any) -> Any:
-            pool = FunctionPool(NodeWorkerHost(handle))
+        async def run(self) -> Any:
+            pool = FunctionPool(NodeWorkerHost(NamedActors(NAMESPACE), NAME))
             try:
                 return (
                     await pool.run(FunctionCall(module="flow", function="whose", key="k", state={}))
@@ -116,7 +123,7 @@ async def test_an_owner_that_is_an_actor_runs_functions(worker: Any) -> None:
 
     owner = ray.remote(Owner).options(num_cpus=0).remote()
     described = await worker.describe.remote()
-    assert (await owner.run.remote(worker))["parent"] == described["pid"]
+    assert (await owner.run.remote())["parent"] == described["pid"]
     ray.kill(owner)
 
 
@@ -137,7 +144,7 @@ async def test_calls_survive_the_death_of_the_actor(folder: Path, pool: Function
 
 async def test_children_of_others_are_left_alone(pool: FunctionPool, worker: Any) -> None:
     await pool.start()
-    other = FunctionPool(NodeWorkerHost(worker))
+    other = FunctionPool(host())
     await other.start()
     assert len((await worker.describe.remote())["children"]) == 2
     await other.close()
@@ -148,8 +155,21 @@ async def test_children_of_others_are_left_alone(pool: FunctionPool, worker: Any
 async def test_what_the_actor_cannot_start_is_unavailable(folder: Path) -> None:
     handle = node_worker(FunctionSettings(folders=(str(folder / "missing"),)))
     with pytest.raises(Unavailable, match="missing"):
-        await NodeWorkerHost(handle).spawn()
+        await host().spawn()
     ray.kill(handle)
+
+
+async def test_another_may_take_the_place_of_one_that_is_gone_for_good(
+    folder: Path, pool: FunctionPool, worker: Any
+) -> None:
+    assert (await pool.run(call("whose"))).ok
+    ray.kill(worker)
+    next_one = node_worker(FunctionSettings(folders=(str(folder),), modules=("flow",)))
+    result = await pool.run(call("whose"))
+    assert result.patch is not None
+    assert result.patch["parent"] == (await next_one.describe.remote())["pid"]
+    await pool.close()
+    ray.kill(next_one)
 
 
 async def test_an_actor_that_is_gone_for_good_is_unavailable(
@@ -158,6 +178,9 @@ async def test_an_actor_that_is_gone_for_good_is_unavailable(
     monkeypatch.setattr(node_worker_module, "PATIENCE_S", 1.0)
     handle = node_worker(FunctionSettings(folders=(str(folder),)))
     await handle.describe.remote()
+    gone = host()
+    await gone.spawn()
     ray.kill(handle)
-    with pytest.raises(Unavailable, match="did not answer 'spawn'"):
-        await NodeWorkerHost(handle).spawn()
+    for asked in (gone, host()):
+        with pytest.raises(Unavailable, match="did not answer 'spawn'"):
+            await asked.spawn()

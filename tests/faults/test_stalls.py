@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.timeout(300)
 
 TAKEN_OVER_WITHIN_S = 10.0 if LONG else 30.0
 """`make test` has patience with a slow machine."""
+REPLACED_WITHIN_S = 60.0
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def stopped(server: Server) -> Iterator[list[int]]:
     pids: list[int] = []
     yield pids
     for pid in pids:
-        if pid in server.pids("ray::ExecutionActor"):
+        if pid in server.pids("ray::"):
             os.kill(pid, signal.SIGCONT)
 
 
@@ -82,6 +84,24 @@ def test_an_owner_that_stalls_while_it_holds_the_databases_lock_is_ended(
         lambda: owner not in server.pids("ray::ExecutionActor"), within_s=TAKEN_OVER_WITHIN_S, what="its end"
     )
     load.keep(20)
+    load.finish()
+    load.check()
+
+
+@pytest.mark.skipif(
+    not LONG, reason="in `make faults` only; with less patience in tests/cluster/test_client.py"
+)
+@pytest.mark.parametrize("kind", ["Supervisor", "NodeWorker", "AgentRegistry"])
+@EACH_DATABASE
+def test_one_that_stands_still_is_replaced(server: Server, load: Load, stopped: list[int], kind: str) -> None:
+    load.keep(40)
+    (pid,) = server.pids(f"ray::{kind}")
+    os.kill(pid, signal.SIGSTOP)
+    stopped.append(pid)
+    began = time.monotonic()
+    eventually(lambda: set(server.pids(f"ray::{kind}")) - {pid}, within_s=REPLACED_WITHIN_S, what="another")
+    sys.stdout.write(f"\nanother {kind} {time.monotonic() - began:.1f} s after one was stopped\n")
+    load.keep(40)
     load.finish()
     load.check()
 
