@@ -5,8 +5,9 @@ metrics) and its admin socket to every user of the machine, answers its own
 errors as ``500 text/plain``, and leaves HAProxy running when its manager is
 killed, holding the port. Its one host is also that of every replica's own port.
 Here the two ports are closed, the socket is our user's, HAProxy alone listens
-where callers come from, errors become the API's JSON, a GET whose replica died
-unanswered is tried again, and HAProxy dies with the process that started it.
+where callers come from, and only when it knows of an application, errors become
+the API's JSON, a GET whose replica died unanswered is tried again, and HAProxy
+dies with the process that started it.
 
 It is run by path with nothing on ``sys.path``: the standard library alone.
 """
@@ -15,6 +16,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -46,6 +48,7 @@ ERRORS = {
 _PUBLIC_SECTIONS = ("frontend prometheus", "listen stats")
 _SECTION = re.compile(r"(?=^(?:global|defaults|frontend|backend|listen)\b)", re.MULTILINE)
 _BIND = re.compile(r"^ *bind \S+:(\d+).*\n", re.MULTILINE)
+_NO_REUSEPORT = "-dR"
 _OURS = f"""\
     http-request set-header X-Jamjet-Client-Address %[src]
     http-request disable-l7-retry if !METH_GET
@@ -95,19 +98,45 @@ def _corrected_section(section: str, host: str, error_folder: str) -> str:
         files = "".join(f"    errorfile {status} {error_folder}/{status}.http\n" for status in ERRORS)
         return _ERRORFILE.sub("", section).rstrip("\n") + "\n" + files
     if section.startswith("frontend http_frontend"):
+        if not _routes(section):
+            # A caller who is refused goes to the next node; one who is told 503 does not.
+            return _BIND.sub("", section)
         rules = "" if _OURS in section else _OURS
         return _BIND.sub(lambda bind: f"    bind {host}:{bind[1]}\n{rules}", section, count=1)
     if section.startswith("backend default_backend"):
-        # No application is deployed (yet): that is no "not found". An empty backend answers 503.
+        # No application is deployed any more: that is no "not found". An empty backend answers 503.
         return "backend default_backend\n"
     return section
 
 
-def _correct_file(path: Path, host: str) -> None:
+def _routes(config: str) -> bool:
+    return "use_backend" in config
+
+
+def _correct_file(path: Path, host: str, *, alone: bool) -> None:
+    """``alone``: no other process may listen on the same port."""
     folder = path.parent
     for status in ERRORS:
         (folder / f"{status}.http").write_text(error_response(status), newline="")
-    path.write_text(corrected(path.read_text(), host, str(folder)))
+    config = path.read_text()
+    if not _routes(config):
+        _try_to_listen(config, host, alone=alone)
+    path.write_text(corrected(config, host, str(folder)))
+
+
+def _try_to_listen(config: str, host: str, *, alone: bool) -> None:
+    """End here if HAProxy could not listen later, when Serve would not notice."""
+    for port in _BIND.findall(config.partition("frontend http_frontend")[2])[:1]:
+        address = host.strip("[]")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not alone:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                tried.bind((address, int(port)))
+            except OSError as error:
+                sys.exit(f"haproxy cannot listen on {host}:{port}: {error.strerror}")
 
 
 def _die_with_parent(parent: int) -> None:
@@ -121,7 +150,8 @@ def _die_with_parent(parent: int) -> None:
 def main(host: str, binary: str, arguments: list[str]) -> None:
     parent = os.getppid()
     if "-f" in arguments:
-        _correct_file(Path(arguments[arguments.index("-f") + 1]), host)
+        path = Path(arguments[arguments.index("-f") + 1])
+        _correct_file(path, host, alone=_NO_REUSEPORT in arguments)
     _die_with_parent(parent)
     os.execv(binary, [binary, *arguments])
 

