@@ -266,6 +266,7 @@ class ExecutionActor:
             await self._functions.close()
         await self._store.close()
         await asyncio.to_thread(tracing.shut_down)
+        self._feed.close()
         ray.get_runtime_context().current_actor.leave.remote()
 
     def _answer(self, sender: str, number: int, task: asyncio.Task[wire.Answer]) -> wire.Answer:

@@ -12,6 +12,7 @@ from itertools import islice
 
 from actors import wire
 from actors.listener import Token
+from runtime.errors import Unavailable
 
 MOVES_KEPT_MAX = 20_000
 TOKENS_KEPT_MAX = 10_000
@@ -26,6 +27,12 @@ class Feed:
         self._count = 0
         self._listeners: dict[str, tuple[frozenset[str], deque[Token]]] = {}
         self._woken = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """Answer those who wait, and nobody after them: an actor ends only when no call is under way."""
+        self._closed = True
+        self._woken.set()
 
     def moved(self, execution_id: str, sequence: int, settled: bool) -> None:
         self._moves.append((execution_id, sequence, settled))
@@ -51,10 +58,16 @@ class Feed:
         self._listeners[follower] = (frozenset(execution_ids), tokens)
 
     async def wait(self, follower: str, cursor: int, timeout_s: float) -> None:
-        """Wait until there is something for this follower, at most ``timeout_s``."""
+        """Wait until there is something for this follower, at most ``timeout_s``.
+
+        Raises:
+            Unavailable: it was closed before.
+        """
+        if self._closed:
+            raise Unavailable("this actor leaves")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while not self._has_news(follower, cursor):
+                while not self._closed and not self._has_news(follower, cursor):
                     self._woken.clear()
                     await self._woken.wait()
 

@@ -7,6 +7,7 @@ import pytest
 from actors import feed as feed_module
 from actors.feed import Feed, token_of
 from actors.listener import Listener
+from runtime.errors import Unavailable
 
 KEY = "exec_1:say:1"
 
@@ -97,3 +98,16 @@ async def test_a_listener_wakes_on_moves_and_pieces():
     assert listener.take() == []
     listener.look()
     assert listener.sequence == 6
+
+
+async def test_when_it_is_closed_those_who_wait_are_answered_and_nobody_after_them():
+    """Ray ends an actor only when no call is under way, and a follower's takes ten seconds."""
+    feed = Feed()
+    feed.since("f", -1, live=0)
+    waiting = asyncio.create_task(feed.wait("f", 0, 60))
+    await asyncio.sleep(0)
+    feed.close()
+    async with asyncio.timeout(1):
+        await waiting
+    with pytest.raises(Unavailable):
+        await feed.wait("f", 0, 60)
