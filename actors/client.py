@@ -348,18 +348,22 @@ class RayExecutions:
 
     async def _keep_supervisor(self) -> None:
         """Start the Supervisor anew if it is missing, and end one that stands still."""
-        silences = Silences()
+        silences, watched = Silences(), None
         while True:
             try:
                 if names.SUPERVISOR not in await self._actors.names():
                     log.warning("the supervisor is missing: starting it")
                     await ask_ray(bootstrap.ensure_supervisor, self._settings)
+                handle = await self._actors.find(names.SUPERVISOR)
+                if handle is not watched:
+                    # Another replica has put a new one in its place: the last one's silence is not its own.
+                    silences, watched = Silences(), handle
                 described = await self._actors.call(names.SUPERVISOR, "describe")
                 now = asyncio.get_running_loop().time()
                 if silences.note(names.SUPERVISOR, heard=described is not None, now=now):
                     log.warning("the supervisor stands still: ending it")
-                    # By the handle of the silent one: another replica may have put a new one in its place.
-                    await self._actors.end(names.SUPERVISOR)
+                    await ask_ray(ray.kill, handle)
+                    self._actors.forget(names.SUPERVISOR)
             except Unavailable as error:
                 log.warning("the supervisor was not looked for: %s", error)
             await asyncio.sleep(SUPERVISOR_CHECK_S)
